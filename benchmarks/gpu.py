@@ -5,11 +5,12 @@
 
     products   one gradient, and products with the Hessian and the Gauss-Newton matrix in units of it: ours, PyHessian's
                and curvlinops'. Goals: Hessian at most 2.2 gradients, Gauss-Newton 1.5
-    classes    spectra of ten classes of 128 samples, and of a hundred of which most have few, against the same steps
-               with the peers' products. Goals: 15 and 40 times PyHessian
+    classes    spectra of ten classes of 128 samples, and of a hundred of which most have few: `ls.spectrum` with its
+               tracing, by the same number of steps and by default, and bare Lanczos with our product and with the
+               peers'. Goals: 15 and 40 times PyHessian
     surface    points a second, against the plain loop that loads the parameters and runs the data
-    training   seconds of a step of each method
     profile    kernels that one product launches, their time on the device, and how often the host waits
+    training   seconds of a step of every method, as many methods as there is time for
 
 Images are random and so are the weights of the ResNet-32: what is measured is time, which does not depend on either. A
 section that begins after the time is up is left out, and the document says so. Sections that fail say why.
@@ -32,11 +33,11 @@ import landscape as ls
 from landscape.curvature.lanczos import lanczos, probe
 from landscape.data import datasets
 from landscape.networks import models
-from trainers import methods
+from trainers import gkp, methods
 from trainers.loop import Trainer
 
 BUDGET = 480.0
-"""Seconds after which no section begins; each is of a size that takes about one minute on a GPU."""
+"""Seconds after which no section, class or method begins; a section takes about one minute on a GPU."""
 
 
 class Bench:
@@ -45,6 +46,7 @@ class Bench:
     def __init__(self, device: torch.device, *, tiny: bool) -> None:
         """Choose the sizes."""
         self.device, self.tiny = device, tiny
+        self.end = time.perf_counter() + BUDGET
         self.network = "small-resnet" if tiny else "resnet32"
         self.side, self.each, self.repeats, self.steps = (8, 4, 1, 3) if tiny else (32, 128, 10, 20)
         self.many = 6 if tiny else 100
@@ -61,6 +63,11 @@ class Bench:
             self.wait()
             found.append(time.perf_counter() - begun)
         return statistics.median(found)
+
+    @property
+    def is_late(self) -> bool:
+        """Say whether the time is up."""
+        return time.perf_counter() > self.end
 
     def wait(self) -> None:
         """Wait until the device has done what it was asked for."""
@@ -79,11 +86,12 @@ class Bench:
             torch.random.manual_seed(0)
             return models.build(self.network, n_classes, in_channels=3)
 
-    def objective(self, counts: list[int]) -> Any:
-        """Return the objective of classes of so many samples."""
+    def objective(self, counts: list[int], chosen: list[int] | None = None) -> Any:
+        """Return the objective of classes of so many samples, of some of them if these are given."""
         samples = self.samples(counts)
-        model = self.model(len(counts))
-        return ls.Objective.build(model, samples, partition="class", device=self.device, batch_size=128)
+        model, classes = self.model(len(counts)), None if chosen is None else [str(p) for p in chosen]
+        options: dict[str, Any] = {"device": self.device, "batch_size": 128, "classes": classes}
+        return ls.Objective.build(model, samples, partition="class", **options)
 
 
 def peers(objective: Any, part: int) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
@@ -136,26 +144,38 @@ def products(bench: Bench) -> dict[str, Any]:
 
 
 def classes(bench: Bench, counts: list[int], of: int) -> dict[str, Any]:
-    """Time Lanczos runs of all classes with our product, and of some with those of the peers."""
-    objective = bench.objective(counts)
+    """Time the analysis of some classes, and Lanczos runs of these with our product and with those of the peers."""
+    chosen = np.linspace(0, len(counts) - 1, of).round().astype(int).tolist()
+    objective = bench.objective(counts, chosen)
     operator = ls.curvature_operator(objective)
     z = probe(objective.layout.size, seed=0, number=0).to(objective.device)[None, None]
 
     def run(product: Callable[[torch.Tensor], torch.Tensor]) -> float:
         return bench.seconds(lambda: lanczos(lambda V: product(V[0, 0])[None, None], z, bench.steps), 1)
 
-    chosen = np.linspace(0, len(counts) - 1, of).round().astype(int).tolist()
+    plain: dict[str, Any] = {"steps": bench.steps, "probes": 1, "sampling_errors": False}
+    ways: dict[str, dict[str, Any]] = {"as many steps": plain, "default": {}}
+    found: dict[str, Any] = {
+        f"ls.spectrum, {name}, seconds": bench.seconds(lambda given=given: ls.spectrum(objective, **given), 1)
+        for name, given in ways.items()
+        if not bench.is_late
+    }
     seconds: dict[str, list[float]] = {}
-    for part in chosen:
+    for part in range(len(objective.partition)):
+        if bench.is_late:
+            break
         own = operator.restrict([part])
         everyone = {"ours": lambda v, own=own: own.matvec(v[None, None])[0, 0], **peers(objective, part)}
         for name, product in everyone.items():
             seconds.setdefault(name, []).append(run(product))
-    found: dict[str, Any] = {f"{name}, seconds": sum(values) for name, values in seconds.items()}
+    found |= {f"{name}, seconds": sum(values) for name, values in seconds.items()}
+    timed = len(seconds.get("ours", []))
     for name, values in seconds.items():
         if name != "ours":
             found[f"{name} / ours"] = sum(values) / sum(seconds["ours"])
-    return found | {"classes timed": len(chosen), "steps": bench.steps, "samples": counts}
+            if timed == len(chosen):
+                found[f"{name} / ls.spectrum"] = sum(values) / found["ls.spectrum, as many steps, seconds"]
+    return found | {"classes": len(chosen), "classes timed": timed, "steps": bench.steps, "samples": counts}
 
 
 def surface(bench: Bench) -> dict[str, Any]:
@@ -178,24 +198,40 @@ def surface(bench: Bench) -> dict[str, Any]:
 
 
 def training(bench: Bench) -> dict[str, Any]:
-    """Time a step of methods of training."""
+    """Time a step of each method of training, until the time is up."""
     found: dict[str, Any] = {}
     samples = bench.samples([bench.each] * 10)
-    for method in ("ce", "sam", "gsa"):
-        options = {"dataset": "own", "model": bench.network, "epochs": 5, "batch_size": min(128, len(samples))}
-        recipe = methods.compose(options | {"augment": "none"}, method=method)
-        trainer = Trainer(recipe, bench.model(10), samples.on(bench.device), device=bench.device)
+    places = torch.arange(min(128, len(samples)))
+    for method in methods.METHODS:
+        name = f"{method}, seconds a step"
+        if bench.is_late:
+            found[name] = "left out: the time was up"
+            continue
+        views = "none,none,none" if method.startswith("bcl") else "none"
+        options = {"dataset": "own", "model": bench.network, "epochs": 5, "batch_size": len(places), "augment": views}
+        recipe = methods.compose(options, method=method)
+        model = models.build(bench.network, 10, in_channels=3, cosine=bool(recipe.cosine))
+        trainer = Trainer(recipe, model, samples.on(bench.device), device=bench.device)
+        trainer.epoch = 4  # with deferred re-weighting
         trainer.model.train()
         if recipe.grouped:
-            trainer.regroup(np.arange(10) % recipe.groups, None)
-        places = torch.arange(min(128, len(samples)))
+            group_of = np.arange(10) % recipe.groups
+            trainer.regroup(group_of, penalty(trainer, group_of) if recipe.gkp else None)
 
-        def step(trainer: Trainer = trainer, places: torch.Tensor = places) -> None:
+        def step(trainer: Trainer = trainer) -> None:
             views, labels = trainer.batches.get(places)
             trainer.step(views, labels, samples.labels[places.numpy()])
 
-        found[f"{method}, seconds a step"] = bench.seconds(step)
+        found[name] = bench.seconds(step)
     return found
+
+
+def penalty(trainer: Trainer, group_of: np.ndarray) -> gkp.GKP:
+    """Return a penalty of the right size, with centres at the encoder's own weights."""
+    weights = dict(trainer.model.named_parameters())
+    centre = torch.cat([weights[name].detach().reshape(-1) for name in trainer.encoder])
+    rows = centre.expand(int(group_of.max()) + 1, -1).clone()
+    return gkp.GKP(rows, rows.square(), np.bincount(group_of, trainer.train.class_counts))
 
 
 def profile(bench: Bench) -> dict[str, Any]:
@@ -241,8 +277,8 @@ def main() -> None:
         "10 classes": lambda: classes(bench, [bench.each] * (3 if args.tiny else 10), 2 if args.tiny else 10),
         "100 classes": lambda: classes(bench, tail, 2 if args.tiny else 20),
         "surface": lambda: surface(bench),
-        "training": lambda: training(bench),
         "profile": lambda: profile(bench),
+        "training": lambda: training(bench),
     }
     document: dict[str, Any] = {
         "device": torch.cuda.get_device_name() if bench.device.type == "cuda" else args.device,
@@ -251,7 +287,7 @@ def main() -> None:
         "tiny": args.tiny,
     }
     for name, section in sections.items():
-        if time.perf_counter() - begun > BUDGET:
+        if bench.is_late:
             document[name] = "left out: the time was up"
             continue
         try:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from landscape.autodiff import costs, distributed
+from landscape.autodiff.threads import settle
 from landscape.cli import dry
 from landscape.cli.console import Console
 from landscape.cli.options import DRY_RUN, THREADS, Choice, Decorator, command, listed, option
@@ -173,8 +174,7 @@ def train(
         folder.refuse(out, recipe, overwrite=False)  # before the data are read, which may take long
     distributed.start()
     before = torch.get_num_threads()
-    if threads is not None:
-        torch.set_num_threads(threads)
+    settle(lambda: None, threads, measure=False)
     try:
         console = Console(quiet=quiet or not distributed.is_main())
         recipe, loaded = data.load(recipe)

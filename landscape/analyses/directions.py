@@ -253,7 +253,15 @@ def principal(objective: Objective, path: Sequence[Point], n: int = 2) -> Direct
 
 
 @checked
-def eigen(objective: Objective, parts: Sequence[str], n: int, *, seed: int = 0, steps: int = 30) -> Directions:
+def eigen(
+    objective: Objective,
+    parts: Sequence[str],
+    n: int,
+    *,
+    seed: int = 0,
+    steps: int = eigenvectors.STEPS,
+    memory_bytes: int | None = None,
+) -> Directions:
     """Return unit eigenvectors of the Hessian's largest eigenvalues.
 
     Args:
@@ -263,23 +271,23 @@ def eigen(objective: Objective, parts: Sequence[str], n: int, *, seed: int = 0, 
         n: number of directions.
         seed: of the Lanczos starting vector, which also determines the signs.
         steps: Lanczos steps before the first convergence test.
+        memory_bytes: as for `eigenvectors.eigenpairs`.
 
     Returns:
         The directions; eigenvectors of two different parts are in general not orthogonal.
 
     Raises:
-        InputError: no such part, or a number of parts other than 1 and n.
+        InputError: no such part, a number of parts other than 1 and n, or too few vectors fit into memory.
         NumericalError: a product is not finite, or the loss has no second derivative.
     """
     if len(parts) not in (1, n):
         raise InputError(f"{arg('of')} must name 1 or {n} parts for {n} eigenvectors, got {len(parts)}")
-    if costs.noted(lambda: eigenvectors.work(objective, parts, steps, arg("directions", "random"))):
+    each, rows, names = n if len(parts) == 1 else 1, [], []
+    given: dict[str, Any] = {"steps": steps, "memory_bytes": memory_bytes}
+    if costs.noted(lambda: eigenvectors.work(objective, parts, each, **given, halve=arg("directions", "random"))):
         return replace(random(objective, n, seed=seed), rough=True)
-    rows, names = [], []
     for part in parts:
-        vectors, values, _ = eigenvectors.eigenpairs(
-            objective, part, n if len(parts) == 1 else 1, seed=seed, steps=steps
-        )
+        vectors, values, _ = eigenvectors.eigenpairs(objective, part, each, seed=seed, **given)
         rows += list(vectors)
         names += [f"eigenvector {k + 1} of {part} ({value:.4g})" for k, value in enumerate(values)]
     made = {"directions": "eigen", "seed of directions": seed, "steps": steps, **_of(objective, parts)}

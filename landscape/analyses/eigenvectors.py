@@ -6,10 +6,13 @@ from functools import cache
 import numpy as np
 from torch import Tensor
 
-from landscape.autodiff import costs
+from landscape.autodiff import costs, memory
 from landscape.autodiff.costs import sizes, warming
-from landscape.curvature.lanczos import lanczos, probe, unconverged
-from landscape.curvature.operators import hessian
+from landscape.curvature import pairs
+from landscape.curvature.algebra import Operator
+from landscape.curvature.lanczos import probe
+from landscape.curvature.operators import CACHE_BYTES, curvature_operator
+from landscape.curvature.places import Room
 from landscape.errors import InputError, arg
 from landscape.objective import pilot
 from landscape.objective.objective import Objective
@@ -17,14 +20,35 @@ from landscape.objective.objective import Objective
 STEPS = 30
 """Lanczos steps before the first convergence test."""
 _TOL = 1e-3
+_MOST = 8  # times as many steps at most
 
 
-def work(objective: Objective, parts: Sequence[str], steps: int, halve: str = "") -> costs.Known:
-    """Return the cost of eigenvectors of parts: `steps` products with each Hessian, if these suffice."""
+def work(
+    objective: Objective, parts: Sequence[str], n: int, steps: int, *, memory_bytes: int | None, halve: str = ""
+) -> costs.Known:
+    """Return the cost of eigenvectors of parts: `steps` products with each Hessian, if these suffice.
+
+    Args:
+        objective: of the network.
+        parts: whose Hessians these are.
+        n: number of eigenvectors of each.
+        steps: as for `eigenpairs`.
+        memory_bytes: as for `eigenpairs`.
+        halve: an option that would halve the cost.
+
+    Returns:
+        The plan.
+
+    Raises:
+        InputError: too few vectors fit into memory.
+    """
     samples, batch = max(len(objective.alone(part).members[0]) for part in parts), objective.batch_size
     counts = (warming(samples), *sizes(samples, batch))
     small = pilot.few(objective, counts)
-    operator = cache(lambda: hessian(small))
+    operator = cache(lambda: _hessian(small, memory_bytes))
+    entry = objective.layout.size * objective.dtype.itemsize
+    room = Room(memory.room(objective.device, memory_bytes) // entry)
+    kept, is_basis = pairs.n_kept(room, objective.layout.size, objective.dtype, n, _MOST * steps)
 
     def prepare(n: int) -> Callable[[], object]:
         own = operator()[str(counts.index(n))]
@@ -41,11 +65,17 @@ def work(objective: Objective, parts: Sequence[str], steps: int, halve: str = ""
         halve=halve,
         divided=False,
     )
-    return costs.Known(works=(products,), keeps=(steps + 1) * objective.layout.size * objective.dtype.itemsize)
+    return costs.Known(works=(products,), keeps=(steps + 1 if is_basis else kept) * entry)
+
+
+def _hessian(objective: Objective, memory_bytes: int | None) -> Operator:
+    """Return the Hessian of an objective; what its products keep leaves half of the memory to vectors."""
+    cache_bytes = min(CACHE_BYTES, memory.room(objective.device, memory_bytes) // 2)
+    return curvature_operator(objective, cache_bytes=cache_bytes)
 
 
 def eigenpairs(
-    objective: Objective, part: str, n: int, *, seed: int = 0, steps: int = STEPS
+    objective: Objective, part: str, n: int, *, seed: int = 0, steps: int = STEPS, memory_bytes: int | None = None
 ) -> tuple[Tensor, np.ndarray, np.ndarray]:
     """Return the largest eigenvalues of a part's Hessian with their eigenvectors.
 
@@ -55,20 +85,22 @@ def eigenpairs(
         n: number of eigenvalues.
         seed: of the Lanczos starting vector, which also determines the signs.
         steps: Lanczos steps before the first convergence test.
+        memory_bytes: bytes that this process may use in all, of the GPU's memory if it computes on one; None means
+            four fifths of the free memory. If a Lanczos basis does not fit, a restarted run needs fewer vectors.
 
     Returns:
         Unit vectors (n, D); Ritz values (n,), descending; residuals (n,): each Ritz value has an eigenvalue within its
         residual.
 
     Raises:
-        InputError: no such part, or its Hessian has fewer distinct eigenvalues.
+        InputError: no such part, its Hessian has fewer distinct eigenvalues, or too few vectors fit into memory.
         NumericalError: a product is not finite, or the loss has no second derivative.
     """
-    operator = hessian(objective.alone(part))
+    operator = _hessian(objective.alone(part), memory_bytes)
     z = probe(operator.size, seed=seed, number=0, stream="eigen").to(operator.device, operator.dtype)
-    run = lanczos(operator.matvec, z[None, None], steps, more=unconverged(_TOL, n), max_steps=8 * steps)
-    solved = run.solved(0, 0)
-    if len(solved.values) < n:
+    values, residuals, vectors = pairs.largest(
+        operator, z, n, tol=_TOL, steps=steps, max_steps=_MOST * steps, memory_bytes=memory_bytes
+    )
+    if len(values) < n:
         raise InputError(f"the Hessian of {part} has fewer than {n} distinct eigenvalues: choose another {arg('of')}")
-    vectors = run.ritz_vectors(0, 0, solved.vectors[:, ::-1][:, :n].copy())
-    return vectors, solved.values[::-1][:n], solved.residuals[::-1][:n]
+    return vectors, values, residuals

@@ -59,6 +59,7 @@ def sensitivity(
     rho: float = 0.05,
     draws: int = 8,
     seed: int = 0,
+    memory_bytes: int | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
     progress: jobs.Progress | None = None,
@@ -73,6 +74,8 @@ def sensitivity(
         rho: Euclidean length of each step.
         draws: number of random directions for comparison.
         seed: of the Lanczos starting vector, which determines the eigenvectors' signs, and of the random directions.
+        memory_bytes: bytes that this process may use in all, of the GPU's memory if it computes on one; None means
+            four fifths of the free memory. If a Lanczos basis does not fit, a restarted run needs fewer vectors.
         out: result file to write; finished work is kept beside it until it is complete, and a repeated call with the
             same options continues from it.
         overwrite: replace an existing result file.
@@ -82,7 +85,7 @@ def sensitivity(
         The changes of all parts along all directions. If a loss is not finite, its change is inf or nan.
 
     Raises:
-        InputError: an option out of its range, no such part, or a Hessian with fewer eigenvalues.
+        InputError: an option out of its range, no such part, a Hessian with fewer eigenvalues, or too little memory.
         NumericalError: the loss at the checkpoint is not finite, or it has no second derivative.
         StoreError: the result file cannot be written, or an unfinished run beside it had other options.
     """
@@ -91,21 +94,27 @@ def sensitivity(
     if not 0 < rho < np.inf:
         raise InputError(f"{arg('rho')} must be a number above 0, got {rho:g}")
     options = Options(of=of, n=n, rho=rho, draws=draws, seed=seed)
-    costs.noted(lambda: eigenvectors.work(objective, [of], eigenvectors.STEPS))
+    costs.noted(lambda: eigenvectors.work(objective, [of], n, eigenvectors.STEPS, memory_bytes=memory_bytes))
     jobs.declare(lambda: _costs(objective, options), out, overwrite=overwrite)
     if out is None:
-        return _run(objective, options, None, progress)
+        return _run(objective, options, memory_bytes, None, progress)
     with jobs.open_journal(out, fingerprint(objective, vars(options)), overwrite=overwrite) as journal:
-        result = _run(objective, options, journal, progress)
+        result = _run(objective, options, memory_bytes, journal, progress)
         journal.finish(result)
     return result
 
 
 def _run(
-    objective: Objective, options: Options, journal: Journal | None, progress: jobs.Progress | None
+    objective: Objective,
+    options: Options,
+    memory_bytes: int | None,
+    journal: Journal | None,
+    progress: jobs.Progress | None,
 ) -> Sensitivity:
     here = objective.evaluation
-    vectors, values, residuals = eigenvectors.eigenpairs(objective, options.of, options.n, seed=options.seed)
+    vectors, values, residuals = eigenvectors.eigenpairs(
+        objective, options.of, options.n, seed=options.seed, memory_bytes=memory_bytes
+    )
     evaluator = Evaluator(objective, batch_norm="keep")
     centre = evaluator.each(evaluator.centre)
     names = [f"eigenvector {k + 1}" for k in range(options.n)]

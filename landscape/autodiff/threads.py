@@ -11,6 +11,8 @@ from collections.abc import Callable
 
 import torch
 
+from landscape.errors import arg
+
 log = logging.getLogger(__name__)
 
 VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -38,7 +40,25 @@ def settle(work: Callable[[], object], asked: int | None, *, measure: bool = Tru
         log.info("threads: %d, by %s", torch.get_num_threads(), named[0])
     elif measure:
         torch.set_num_threads(fastest(work, torch.get_num_threads()))
+    else:
+        ways = f"{arg('threads')} or {VARIABLES[0]}"
+        log.info("threads: %d, as PyTorch chooses, so that no measurement changes results: %s sets another number",
+                 torch.get_num_threads(), ways)  # fmt: skip
     return torch.get_num_threads()
+
+
+def tell_idle(n_parts: int) -> None:
+    """Say how to use cores that this process leaves idle, if work can be divided among processes.
+
+    Args:
+        n_parts: number of the parts that processes would divide.
+    """
+    affinity = getattr(os, "sched_getaffinity", None)  # not on every system
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    used = torch.get_num_threads()
+    if n_parts > 1 and cores >= 2 * used:
+        log.info("%d of %d cores are idle: torchrun --nproc-per-node %d would use them",
+                 cores - used, cores, min(cores // used, n_parts))  # fmt: skip
 
 
 def fastest(work: Callable[[], object], most: int, clock: Callable[[], float] = time.perf_counter) -> int:

@@ -25,21 +25,30 @@ def around(
     seed: int,
     norm: Normalisation,
     ignore: Ignored,
+    memory: int | None,
 ) -> Directions:
     """Return directions that depend on one checkpoint only."""
     if kind == "random":
         return directions.random(objective, n_axes, seed=seed, normalisation=norm, ignored=ignore)
     parts = _parts(objective, of, n_axes, kind)
     if kind == "eigen":
-        return directions.eigen(objective, parts, n_axes, seed=seed)
+        return directions.eigen(objective, parts, n_axes, seed=seed, memory_bytes=memory)
     return directions.gradients(objective, parts)
 
 
 def line(
-    objective: Objective, *, kind: str, of: str | None, norm: Normalisation, ignore: Ignored, seed: int, **more: Any
+    objective: Objective,
+    *,
+    kind: str,
+    of: str | None,
+    norm: Normalisation,
+    ignore: Ignored,
+    seed: int,
+    memory: int | None = None,
+    **more: Any,
 ) -> Surface:
     """Compute the line around one checkpoint of a series, as `surface1d` does for a single checkpoint."""
-    directed = around(objective, 1, kind=kind, of=of, seed=seed, norm=norm, ignore=ignore)
+    directed = around(objective, 1, kind=kind, of=of, seed=seed, norm=norm, ignore=ignore, memory=memory)
     return surfaces.surface(objective, directed, seed=seed, **more)
 
 

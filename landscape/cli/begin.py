@@ -9,7 +9,7 @@ import torch
 
 from landscape.autodiff import costs, distributed
 from landscape.autodiff.differentiable import differentiable_attention
-from landscape.autodiff.threads import settle
+from landscape.autodiff.threads import settle, tell_idle
 from landscape.autodiff.trees import Tree
 from landscape.cli import dry
 from landscape.cli.console import Console
@@ -63,7 +63,10 @@ def begin(
         objective = load_objective(ckpt, partition=chosen, **loading)
         distributed.refuse_disagreement(objective.source)
         batch = objective.example(0)
-        settle(lambda: _pass(objective, *batch), threads, measure=objective.device.type == "cpu")
+        on_host = objective.device.type == "cpu"
+        settle(lambda: _pass(objective, *batch), threads, measure=on_host)
+        if on_host and distributed.world() == 1:
+            tell_idle(len(objective.partition))
         console = Console(quiet=quiet or not distributed.is_main(), json=as_json)
         used = objective
         if samples is not None:

@@ -37,6 +37,7 @@ class Chosen:
     plane_origin: bool
     mark: tuple[str, ...]
     match: bool
+    memory: int | None
     seed: int
 
     @classmethod
@@ -57,7 +58,8 @@ class Chosen:
         needs = {"ckpt": "ckpt_to", "pca": "trajectory"}
         if kind in needs and not getattr(self, needs[kind]):
             raise InputError(f"--directions {kind} needs --{needs[kind].replace('_', '-')}")
-        belongs = {"ckpt_to": ("ckpt",), "trajectory": ("pca",), "of": ("eigen", "gradient"), "match": ("ckpt",)}
+        belongs = {"ckpt_to": ("ckpt",), "trajectory": ("pca",), "of": ("eigen", "gradient"), "match": ("ckpt",),
+                   "memory": ("eigen",)}  # fmt: skip
         for name, kinds in belongs.items():
             if getattr(self, name) and kind not in kinds:
                 option = f"--{name.replace('_', '-')}"
@@ -91,7 +93,14 @@ def directed(
     marks = points.joined(others if kind == "ckpt" else {}, read(objective, chosen.mark, reading))
     if kind in AROUND:
         found = around(
-            objective, n_axes, kind=kind, of=chosen.of, seed=chosen.seed, norm=chosen.norm, ignore=chosen.ignore
+            objective,
+            n_axes,
+            kind=kind,
+            of=chosen.of,
+            seed=chosen.seed,
+            norm=chosen.norm,
+            ignore=chosen.ignore,
+            memory=chosen.memory,
         )
     elif kind == "ckpt":
         found = _towards(objective, others, n_axes, chosen)

@@ -18,7 +18,7 @@ from landscape.cli import along, over_samples
 from landscape.cli.analysis import DRAWN, checkpoint, numbers, output, parts, samples
 from landscape.cli.begin import begin
 from landscape.cli.console import Console
-from landscape.cli.options import MEMORY, Choice, command, option, seeding
+from landscape.cli.options import Choice, command, limiting, option, seeding
 from landscape.curvature import verify
 from landscape.curvature.extremes import GAP
 from landscape.curvature.kinds import HESSIAN, KINDS
@@ -171,15 +171,10 @@ BACKEND = option(
     show_default=True,
     help="Choose how products with the matrix are computed. auto chooses the faster way that is correct for the model.",
 )
-LIMIT = option(
-    "--memory",
-    type=MEMORY,
-    metavar="SIZE",
-    help="Use at most this much memory in each process, such as 20GB; on a GPU, of its memory. If a Lanczos basis does "
-    "not fit, processes divide it, or the host keeps it for a GPU. If it still does not fit, a restarted run computes "
-    "the largest eigenvalues, and runs without a basis compute the density. Rows of single samples that do not fit are "
-    "replaced by products.",
-    show_default="four fifths of the free memory",
+LIMIT = limiting(
+    "If a Lanczos basis does not fit, processes divide it, or the host keeps it for a GPU. If it still does not fit, a "
+    "restarted run computes the largest eigenvalues, and runs without a basis compute the density. Rows of single "
+    "samples that do not fit are replaced by products."
 )
 VERIFY = option(
     "--verify",

@@ -180,6 +180,21 @@ THREADS = click.IntRange(1, 1024)  # OpenMP ends the process where it cannot hav
 POSITIVE, SIZE, FRACTION = _Number(min=0, min_open=True), _Number(min=0), _Number(0, 1, min_open=True, max_open=True)
 
 
+def limiting(of: str) -> Decorator[Any]:
+    """Return the option --memory; `of` says what happens if it is too little."""
+    return option(
+        "--memory",
+        type=MEMORY,
+        metavar="SIZE",
+        help=f"Use at most this much memory in each process, such as 20GB; on a GPU, of its memory. {of}",
+        show_default="four fifths of the free memory",
+    )
+
+
+EIGENVECTORS_WITHIN = limiting("If a Lanczos basis for eigenvectors does not fit, a restarted run needs fewer vectors.")
+"""--memory of commands that use eigenvectors."""
+
+
 def seeding(of: str) -> Decorator[Any]:
     """Return the option --seed; `of` says what it seeds."""
     kind = click.IntRange(min=0)

@@ -11,7 +11,7 @@ import numpy as np
 from landscape.analyses.sensitivity import sensitivity
 from landscape.autodiff import distributed
 from landscape.cli.console import Console
-from landscape.cli.options import COUNT, Choice, option, refuse_typed
+from landscape.cli.options import COUNT, EIGENVECTORS_WITHIN, Choice, option, refuse_typed
 from landscape.errors import InputError
 from landscape.objective.objective import Objective
 from landscape.results import Sensitivity, columns
@@ -39,8 +39,9 @@ ALONG = cloup.option_group(
         help="Use the eigenvectors of the K largest eigenvalues.",
         show_default="5",
     ),
+    EIGENVECTORS_WITHIN,
 )
-_OPTIONS = ("along", "of", "vectors")
+_OPTIONS = ("along", "of", "vectors", "memory")
 _SHARED = ("rho", "draws", "seed")
 """Options of the three measures that steps along eigenvectors have too."""
 
@@ -58,14 +59,14 @@ def take(given: dict[str, Any], ours: Mapping[str, Any]) -> dict[str, Any] | Non
     Raises:
         InputError: an option of the three measures together with --along, or an option of `ALONG` without it.
     """
-    along, of, vectors = (given.pop(name) for name in _OPTIONS)
+    along, of, vectors, memory = (given.pop(name) for name in _OPTIONS)
     if along is None:
-        for name, value in (("--of", of), ("--vectors", vectors)):
+        for name, value in (("--of", of), ("--vectors", vectors), ("--memory", memory)):
             if value is not None:
                 raise InputError(f"{name} is for --along eigen: give that too, or leave it out")
         return None
     refuse_typed((name for name in ours if name not in _SHARED), f"is not for --along {along}: leave one of them out")
-    return {name: ours[name] for name in _SHARED} | {"of": of or "all", "n": vectors or 5}
+    return {name: ours[name] for name in _SHARED} | {"of": of or "all", "n": vectors or 5, "memory_bytes": memory}
 
 
 def run(

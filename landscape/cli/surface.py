@@ -18,7 +18,17 @@ from landscape.cli.around import AROUND, line
 from landscape.cli.begin import begin, result_path
 from landscape.cli.console import Console
 from landscape.cli.directed import DIRECTIONS, Chosen, directed
-from landscape.cli.options import FRACTION, POSITIVE, Choice, Decorator, command, listed, option, seeding
+from landscape.cli.options import (
+    EIGENVECTORS_WITHIN,
+    FRACTION,
+    POSITIVE,
+    Choice,
+    Decorator,
+    command,
+    listed,
+    option,
+    seeding,
+)
 from landscape.data import datasets
 from landscape.data.records import Records
 from landscape.errors import InputError
@@ -96,6 +106,7 @@ _DIRECTIONS = (
         metavar="PARTS",
         help="Use the top eigenvectors (eigen) or the gradients (gradient) of these parts: tail, or head,tail.",
     ),
+    EIGENVECTORS_WITHIN,
     option(
         "--norm",
         type=Choice(directions.NORMALISATIONS),
@@ -277,6 +288,7 @@ def _run_series(first: str, stages: Sequence[Stage], given: dict[str, Any], *, e
         )
     chosen.refuse(1)
     options = {name: getattr(chosen, name) for name in ("kind", "of", "norm", "ignore", "seed")}
+    options |= {} if chosen.memory is None else {"memory": chosen.memory}
     options |= {name: given.pop(name) for name in ("refine", "bf16", "radius")}
     ckpt, as_json, bn = given.pop("ckpt"), given.pop("as_json"), given.pop("bn")
     path = alongs.path_of(given.pop("out"), ckpt, stages, "surface1d")

@@ -26,7 +26,7 @@ from torch import Tensor
 from landscape.autodiff import devices, distributed
 from landscape.autodiff.distributed import ALONE, Team
 from landscape.autodiff.wide import wide, zeros
-from landscape.curvature import lanczos, probing
+from landscape.curvature import lanczos, pairs, probing
 from landscape.errors import InputError, arg, positions
 from landscape.objective.objective import Objective
 
@@ -235,7 +235,15 @@ class Operator:
         return Estimate(value=self._stacked(mean.cpu().numpy()), stderr=self._stacked(error.cpu().numpy()), exact=False)
 
     @devices.full_precision()
-    def top(self, k: int = 1, *, tol: float = 1e-3, max_steps: int = 320, seed: int = 0) -> Eigenpairs:
+    def top(
+        self,
+        k: int = 1,
+        *,
+        tol: float = 1e-3,
+        max_steps: int = 320,
+        seed: int = 0,
+        memory_bytes: int | None = None,
+    ) -> Eigenpairs:
         """Return the largest eigenvalues of each part's matrix and their vectors, by Lanczos from one random vector.
 
         Args:
@@ -243,12 +251,14 @@ class Operator:
             tol: take steps until each of their residuals is at most this fraction of lambda_max.
             max_steps: the largest number of products; the residuals then show whether `tol` was reached.
             seed: of the vector.
+            memory_bytes: bytes that this process may use in all, of the GPU's memory if it computes on one; None means
+                four fifths of the free memory. If a Lanczos basis does not fit, a restarted run needs fewer vectors.
 
         Returns:
             Values, residual bounds and vectors.
 
         Raises:
-            InputError: k, tol or max_steps out of range.
+            InputError: k, tol or max_steps out of range, or too few vectors fit into memory.
             NumericalError: a product is not finite.
         """
         if not 1 <= k <= self.size:
@@ -262,14 +272,11 @@ class Operator:
         vectors = np.full((len(self.parts), self.size, k), np.nan)
         for p, part in enumerate(self.parts):
             z = lanczos.probe(self.size, seed=seed, number=0, stream="top").to(self.device, self.dtype)
-            more = lanczos.unconverged(tol, k)
-            steps = min(max_steps, 2 * k + 8)
-            runs = lanczos.lanczos(self[part].matvec, z[None, None], steps, more=more, max_steps=max_steps)
-            solved = runs.solved(0, 0)
-            n = min(k, len(solved.values))
-            values[p, :n], residuals[p, :n] = solved.values[: -n - 1 : -1], solved.residuals[: -n - 1 : -1]
-            found = runs.ritz_vectors(0, 0, solved.vectors[:, : -n - 1 : -1])
-            vectors[p, :, :n] = wide(found).cpu().numpy().T
+            given: dict[str, Any] = {"steps": min(max_steps, 2 * k + 8), "max_steps": max_steps}
+            found = pairs.largest(self[part], z, k, tol=tol, memory_bytes=memory_bytes, **given)
+            n = len(found[0])
+            values[p, :n], residuals[p, :n] = found[:2]
+            vectors[p, :, :n] = wide(found[2]).cpu().numpy().T
         return Eigenpairs(
             values=self._stacked(values), residuals=self._stacked(residuals), vectors=self._stacked(vectors)
         )

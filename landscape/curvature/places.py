@@ -9,7 +9,7 @@ If a basis does not fit on a GPU, the host keeps it and orthogonalises against i
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from torch import Tensor
 from landscape.autodiff import memory
 from landscape.autodiff.distributed import ALONE, Team
 from landscape.autodiff.wide import wide
+from landscape.errors import InputError, arg
 
 if TYPE_CHECKING:
     from landscape.curvature.algebra import Operator
@@ -135,6 +136,26 @@ def free(device: torch.device, limit: int | None) -> tuple[int, int]:
     """
     on_device = memory.room(device, limit)
     return on_device, memory.room(torch.device("cpu"), None) if memory.is_apart(device) else 0
+
+
+def refuse(room: Room, size: int, dtype: torch.dtype, needed: int, lower: str) -> NoReturn:
+    """Refuse a computation for which too few vectors fit into memory.
+
+    Args:
+        room: for vectors.
+        size: D.
+        dtype: of the vectors.
+        needed: number of vectors.
+        lower: the options that leave more memory to vectors.
+
+    Raises:
+        InputError: always.
+    """
+    raise InputError(
+        f"{max(room.on_device, 0)} vectors of {size:,} parameters ({size * dtype.itemsize / 1e9:.3g} GB each) fit into "
+        f"memory beside the model, and {needed} are needed: raise {arg('memory_bytes')}, lower {lower}, or choose some "
+        f"{arg('params')}"
+    )
 
 
 def dots(a: Tensor, b: Tensor) -> Tensor:

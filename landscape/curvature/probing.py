@@ -29,8 +29,8 @@ from landscape.autodiff.distributed import ALONE, Team
 from landscape.autodiff.wide import wide
 from landscape.curvature import bounded
 from landscape.curvature.lanczos import Distribution, Tridiagonal, lanczos, probe, unconverged
-from landscape.curvature.places import WHOLE, Place, Room
-from landscape.errors import InputError, arg
+from landscape.curvature.places import WHOLE, Place, Room, refuse
+from landscape.errors import arg
 from landscape.results import quadrature
 from landscape.results.quadrature import Ritz
 
@@ -250,12 +250,8 @@ def capacity(operator: "Operator", plan: Plan, place: Place) -> int:
     found = room.fits(place, bounded.BESIDE)
     if found < least:
         needed = bounded.BESIDE + (0 if place.on_host else place.team.largest(least))
-        entry = operator.size * operator.dtype.itemsize
-        raise InputError(
-            f"{max(room.on_device, 0)} vectors of {operator.size:,} parameters ({entry / 1e9:.3g} GB each) fit into "
-            f"memory beside the model, and {needed} are needed: raise {arg('memory_bytes')}, lower "
-            f"{arg('cache_bytes')} or {arg('batch_size')}, or choose some {arg('params')}"
-        )
+        lower = f"{arg('cache_bytes')} or {arg('batch_size')}"
+        refuse(room, operator.size, operator.dtype, needed, lower)
     return found
 
 

@@ -15,6 +15,7 @@ from surfaces import three_lines
 import landscape as ls
 from landscape import plots
 from landscape.analyses import features as features_analysis
+from landscape.analyses import part_losses
 from landscape.analyses.distances import Run
 from landscape.autodiff.distributed import ALONE
 from landscape.data import datasets
@@ -161,6 +162,19 @@ def test_errors_of_norms_and_cosines_are_those_of_the_jackknife(name):
     assert plain.norm_sampling_stderr is None
     with pytest.raises(InputError, match="exact gradients"):
         ls.gradients(objective, sampling_errors=True, batches=2)
+
+
+@pytest.mark.parametrize("vectors", [0, 3])
+def test_gradients_that_do_not_fit_together_have_the_same_errors(vectors, monkeypatch):
+    objective = CASES["mlp-tanh"].objective(partition=[0] * 4 + [1] * 3 + [2] * 2 + [3] * 3 + [4] * 3)
+    whole = ls.gradients(objective, sampling_errors=True)
+    most, real = [], part_losses.slopes
+    monkeypatch.setattr(part_losses, "slopes", lambda o, batches, v: most.append(len(v)) or real(o, batches, v))
+    found = ls.gradients(objective, sampling_errors=True, cache_bytes=8 * vectors * objective.layout.size)
+    assert max(most) == max(2, vectors)  # one of them the whole gradient
+    for name in ("norm", "cosine", "whole_norm"):
+        name += "_sampling_stderr"
+        np.testing.assert_allclose(getattr(found, name), getattr(whole, name), rtol=1e-12)
 
 
 def test_a_part_of_one_sample_leaves_errors_unknown():

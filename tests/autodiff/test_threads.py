@@ -58,3 +58,22 @@ def test_what_is_asked_for_wins_over_environment_and_measurement(monkeypatch):
     assert not machine.tried
     assert threads.settle(machine.work, None) in {1, 2}
     assert machine.tried
+
+
+@pytest.mark.parametrize(
+    ("cores", "n_parts", "processes"), [(8, 10, "4"), (8, 3, "3"), (8, 1, None), (3, 10, None), (4, 10, "2")]
+)
+def test_idle_cores_are_told_where_processes_could_divide_the_work(cores, n_parts, processes, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    monkeypatch.setattr(threads.os, "sched_getaffinity", lambda process: range(cores), raising=False)
+    torch.set_num_threads(2)
+    threads.tell_idle(n_parts)
+    told = [line.split("--nproc-per-node ")[1].split()[0] for line in caplog.messages]
+    assert told == [processes] * bool(processes)
+
+
+def test_a_number_that_nothing_chose_is_told_with_what_sets_it(caplog):
+    caplog.set_level("INFO")
+    threads.settle(lambda: None, None, measure=False)
+    (line,) = caplog.messages
+    assert all(word in line for word in (str(torch.get_num_threads()), "threads", "OMP_NUM_THREADS"))

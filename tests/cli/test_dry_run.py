@@ -103,6 +103,9 @@ def test_a_file_that_the_command_would_refuse_is_refused_before_anything_is_time
         ("surface1d", ["--x=-1:1:1000000000"], "at most 10,000,000"),
         ("surface2d", ["--x=-1:1:5000", "--y=-1:1:5000"], "5,000 x 5,000 points"),
         ("trajectory", ["--grid", "100000"], "must be at most 3,162"),
+        ("sharpness", ["--along", "eigen", "--memory", "1MB"], "raise --memory"),
+        ("surface1d", ["--directions", "eigen", "--of", "all", "--memory", "1MB"], "raise --memory"),
+        ("surface1d", ["--memory", "1MB"], "--memory goes with --directions eigen"),
     ],
     ids=str,
 )
@@ -112,5 +115,7 @@ def test_more_than_memory_could_hold_is_refused_before_it_is_taken(command, more
         kept = ONE
     if command == "trajectory":
         kept = ["--ckpt", "net-*.pt", *DATA]
+    if command == "sharpness":
+        kept = ONE
     assert main([command, *kept, *more, "--dry-run"]) == 2
     assert match in " ".join(capsys.readouterr().err.split())
