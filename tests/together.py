@@ -15,7 +15,7 @@ import torch
 
 import landscape as ls
 from landscape.analyses.distances import Run
-from landscape.autodiff import distributed, memory
+from landscape.autodiff import dealing, distributed, memory
 from landscape.errors import InputError
 from landscape.objective import points
 from landscape.objective.draws import draw_samples
@@ -213,7 +213,7 @@ def work(folder: Path, ending: str) -> None:
     if ending in {"hung", "absent"}:
         distributed.TIMEOUT = timedelta(seconds=6)
     if ending == "hung-dealt":
-        distributed.SILENCE = timedelta(seconds=3)
+        dealing.SILENCE = timedelta(seconds=3)
     said = []
     try:
         distributed.start()

@@ -10,11 +10,13 @@ normalised gradient of a's loss, and H_b the matrix of part b over all of its sa
 
 The first and the last are 1 for a part with itself. The first is the curvature of b along a's sharp directions, as a
 fraction of that along b's own sharpest directions. No k orthonormal vectors give more than the k largest eigenvalues
-(Fan 1949), so it exceeds 1 only if b's vectors have not converged, or miss copies of a multiple eigenvalue. It is not
+(Fan 1949), so it exceeds 1 only if b's vectors have not converged, miss copies of a multiple eigenvalue, or are those
+of draws (`samples`, `accuracy`), which are not the sharpest directions of all samples of b. It is not
 symmetric: directions of a may hurt b, but not the other way round. The angles depend on directions only, not on the
 curvature along them (Bjorck and Golub 1973; small angles are computed from their sines: Knyazev and Argentati 2002).
 """
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -34,6 +36,8 @@ from landscape.objective import jobs
 from landscape.objective.objective import Objective
 from landscape.results import Overlap, Spectrum
 from landscape.results.journal import Journal
+
+log = logging.getLogger(__name__)
 
 SAME = ("weights_sha256", "data_sha256", "partition_sha256", "loss", "loss_values", "params", "weight_decay")
 """Entries of provenance that must agree between the vectors and the matrices."""
@@ -72,6 +76,8 @@ def overlap(
     """
     refuse(len(spectrum.parts), 0 if spectrum.ritz_vectors is None else spectrum.ritz_vectors.shape[1])
     _check(objective, spectrum)
+    if spectrum.drawn.any():
+        log.info("vectors are of draws, matrices of the overlap of all samples, with the costs of these")
     vectors = [_known(v) for v in np.asarray(spectrum.ritz_vectors)]
     units = {f"directions along the curvature of {name}": b for b, name in enumerate(spectrum.parts)}
 

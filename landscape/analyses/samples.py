@@ -7,7 +7,7 @@ directions for cross-fitting, and nearly all of lambda_max. Curvature along a ve
 
 import logging
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NoReturn, TypeAlias, get_args
+from typing import Literal, NoReturn, TypeAlias, get_args
 
 import numpy as np
 import torch
@@ -21,12 +21,9 @@ from landscape.curvature.forms import forms_along
 from landscape.curvature.kinds import Factors, Kind
 from landscape.curvature.outputs import Keep, largest
 from landscape.curvature.rows import Found, Lengths, Rows, Stored
-from landscape.data.thumbnails import thumbnails
 from landscape.errors import InputError, arg
-from landscape.networks.tasks import Task
 from landscape.objective.objective import Objective
 from landscape.results import inference
-from landscape.results.converged import converged
 from landscape.results.gram import Eigen, Gram
 
 log = logging.getLogger(__name__)
@@ -44,8 +41,6 @@ FEW_OUTPUTS = 4
 """With at most this many outputs, all rows are measured: their number is that of the outputs, or one less."""
 LEFT = 0.01
 """Fraction of the slopes of the loss, and of lambda_max, of samples whose curvature along a vector is that of rows."""
-MOST_IMAGES = 8
-"""The largest number of images of each part of which small copies are kept."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -380,149 +375,3 @@ def _slopes(found: Samples) -> np.ndarray:
         (slopes,) = torch.autograd.grad(objective.loss(z, targets).sum(), z)
     norms: np.ndarray = torch.linalg.vector_norm(wide(slopes).reshape(len(z), -1), dim=1).cpu().numpy()
     return norms
-
-
-def statistics(found: Samples, curvature: np.ndarray, crossfit: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the fields of one part's spectrum that come from single samples.
-
-    Args:
-        found: of the part.
-        curvature: (n,) of `along_rows` or `along_vector`.
-        crossfit: (n,) of the same.
-
-    Returns:
-        Fields by name, each with a part axis of length 1.
-    """
-    known = found.lengths
-    decay = found.objective.weight_decay if found.kind.decays else 0.0
-    fields: dict[str, Any] = {
-        "trace_sampling_stderr": found.stderr(known.traces),
-        "lambda_max_sampling_stderr": found.stderr(curvature),
-        "lambda_max_crossfit": float(known.weights @ crossfit) + decay,
-        "lambda_max_crossfit_stderr": found.stderr(crossfit),
-        "uncertainty": float(known.weights @ known.uncertainty),
-        "sample_index": found.index.astype(float),
-        "sample_weight": known.weights * found.factors,
-        "sample_chance": found.chances,
-        "sample_label": np.where(found.labels < 0, np.nan, found.labels),
-        "sample_prediction": _predictions(known, found.objective.task),
-        "sample_loss": _losses(found) / found.factors,
-        "sample_uncertainty": known.uncertainty / found.factors,
-        "sample_trace": known.traces / found.factors,
-        "sample_curvature": curvature / found.factors,
-    } | _sharpest(found, known.weights * curvature)
-    return {name: np.asarray(value)[None] for name, value in fields.items()}
-
-
-def _sharpest(found: Samples, shares: np.ndarray) -> dict[str, np.ndarray]:
-    """Return small copies of the images that add most to lambda_max, and their positions; none without images."""
-    chosen = np.argsort(-shares, kind="stable")[:MOST_IMAGES]
-    copies = thumbnails(found.objective.samples, found.members[chosen].tolist())
-    if copies is None:
-        return {}
-    free = MOST_IMAGES - len(chosen)
-    return {
-        "images": np.pad(copies, [(0, free), *[(0, 0)] * 3]),
-        "image_sample": np.pad(chosen.astype(float), (0, free), constant_values=np.nan),
-    }
-
-
-def eigenvalues(found: Samples) -> dict[str, np.ndarray]:
-    """Return the fields with all eigenvalues of a part; nan if there are too many rows.
-
-    Args:
-        found: of the part.
-
-    Returns:
-        Fields by name, each with a part axis of length 1; no fields if the rows only give directions.
-    """
-    fields = _eigenvalues(found, found.kept) if found.complete else {}
-    return {name: np.asarray(value)[None] for name, value in fields.items()}
-
-
-def by_rows(found: Samples, kept: Kept, *, top: int, vectors: int, tol: float, negative_tol: float) -> dict[str, Any]:
-    """Return the fields of one part's spectrum with eigenvalues from rows, without a probe.
-
-    Args:
-        found: of the part.
-        kept: its rows.
-        top: number of the largest eigenvalues to list.
-        vectors: number of their eigenvectors to keep.
-        tol: relative tolerance of `converged`.
-        negative_tol: as in `spectrum`.
-
-    Returns:
-        Fields by name.
-    """
-    size = found.objective.layout.size
-    own = _eigenvalues(found, kept)
-    values, rest = own["eigenvalues"], own["eigenvalue_rest"]
-    bound = max(own["eigenvalue_above"], own["eigenvalue_below"])
-    everything = values if len(values) >= size else np.append(values, rest)
-    largest, smallest = everything.max(), everything.min()
-    n_others = size - len(values)
-    scale = np.abs(everything).max()
-    negative = np.count_nonzero(values < -negative_tol * scale) / size
-    absolute = np.abs(values).sum() + n_others * abs(rest)
-    listed = max(top, vectors)
-    count = min(listed, len(values))
-    ritz_values, residuals = np.full(listed, np.nan), np.full(listed, np.nan)
-    ritz_values[:count], residuals[:count] = values[:count], bound
-    ritz_vectors = None
-    if vectors:
-        ritz_vectors = np.full((1, vectors, size), np.nan)
-        for r in range(min(vectors, len(values))):
-            ritz_vectors[0, r] = wide(kept.direction(kept.eigen.combinations[:, r])).cpu().numpy()
-    return {
-        "lambda_max": np.array([largest]),
-        "lambda_max_residual": np.array([bound]),
-        "lambda_min": np.array([smallest]),
-        "lambda_min_residual": np.array([bound]),
-        "converged": converged(np.array([largest]), np.array([bound]), tol=tol, scale=largest),
-        "trace": np.array([found.trace[0]]),
-        "trace_stderr": np.zeros(1),
-        "negative_mass": np.array([negative]),
-        "negative_mass_stderr": np.zeros(1),
-        "negative_curvature": np.array([np.maximum(-values, 0).sum() / absolute if absolute else np.nan]),
-        "negative_curvature_stderr": np.zeros(1),
-        "saddle_ratio": np.array([abs(smallest / largest) if largest > 0 else np.nan]),
-        "saddle_ratio_stderr": np.zeros(1),
-        "ritz_values": ritz_values[None],
-        "ritz_residuals": residuals[None],
-        "ritz_vectors": ritz_vectors,
-    }
-
-
-def _eigenvalues(found: Samples, kept: Kept | None) -> dict[str, Any]:
-    """Return the eigenvalues from rows, at most one per parameter, and their bounds; nan without rows."""
-    if kept is None:
-        bounds = dict.fromkeys(("eigenvalue_rest", "eigenvalue_above", "eigenvalue_below"), np.nan)
-        return {"eigenvalues": np.empty(0), **bounds}
-    decay = found.objective.weight_decay if found.kind.decays else 0.0
-    size, values = found.objective.layout.size, kept.eigen.values
-    if len(values) > size:  # the others are rounding
-        values = np.sort(values[np.argsort(-np.abs(values), kind="stable")[:size]])[::-1]
-    rounding = 10 * torch.finfo(found.objective.dtype).eps * np.abs(values).max(initial=0)
-    return {
-        "eigenvalues": values + decay,
-        "eigenvalue_rest": decay,
-        "eigenvalue_above": kept.rows.tau_plus + rounding,
-        "eigenvalue_below": kept.rows.tau_minus + rounding,
-    }
-
-
-def _predictions(known: Lengths, task: Task) -> np.ndarray:
-    if known.logits.ndim == 1 or task.name != "classification":  # of the empirical Fisher: losses
-        return np.full(len(known.weights), np.nan)
-    return known.logits.argmax(1).numpy().astype(float)
-
-
-def _losses(found: Samples) -> np.ndarray:
-    known = found.lengths
-    if known.logits.ndim == 1:
-        return known.logits.numpy()
-    objective = found.objective
-    with torch.no_grad():
-        z = known.logits.to(objective.device, objective.dtype)
-        targets = trees.to(known.targets, objective.device, objective.dtype)
-        return wide(objective.loss(z, targets)).cpu().numpy()

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from landscape.analyses import overlap as overlaps
+from landscape.analyses import sample_fields, summaries
 from landscape.analyses import samples as of_samples
-from landscape.analyses import summaries
 from landscape.analyses.accuracy import draws_of
 from landscape.analyses.options import Options, Trace, all_rows, sample_by_sample, trace_of, way_of_trace
 from landscape.analyses.pooled import row_products, to_keep
@@ -183,7 +183,7 @@ class _ObjectiveJob(Job):
             if per_sample.complete and per_sample.kept is None:
                 self._leave_rows(name, shared)
             self.lengths[part] = per_sample.lengths
-            fields |= of_samples.eigenvalues(per_sample)
+            fields |= sample_fields.eigenvalues(per_sample)
             if per_sample.kept is not None and per_sample.complete and options.method != "lanczos":
                 return summaries.of_rows(per_sample, per_sample.kept, options, fields | {"provenance": self.about})
         own = kept.kept(self.operator[name].shared(), work, self.identity)
@@ -192,7 +192,7 @@ class _ObjectiveJob(Job):
         made = found.fields
         if per_sample is not None and options.sampling_errors:
             along_top = of_samples.along_vector(per_sample, found.top, float(made["lambda_max"][0]))
-            fields |= of_samples.statistics(per_sample, *along_top)
+            fields |= sample_fields.statistics(per_sample, *along_top)
         if options.accuracy is not None:
             made |= summaries.errors(made, self.used, part, per_sample)
         return Spectrum(**made, **fields, provenance=self.about | found.notes)

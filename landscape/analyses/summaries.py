@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from landscape.analyses import accuracy
+from landscape.analyses import accuracy, sample_fields
 from landscape.analyses import samples as of_samples
 from landscape.analyses.accuracy import DrawError
 from landscape.autodiff.wide import wide
@@ -40,9 +40,9 @@ def of_rows(
         A result with one part.
     """
     if options.sampling_errors:
-        of_part |= of_samples.statistics(per_sample, *of_samples.along_rows(per_sample, kept))
+        of_part |= sample_fields.statistics(per_sample, *of_samples.along_rows(per_sample, kept))
     given: dict[str, Any] = {"top": options.top, "vectors": options.vectors, "negative_tol": options.negative_tol}
-    made = of_samples.by_rows(per_sample, kept, **given, tol=options.residual)
+    made = sample_fields.by_rows(per_sample, kept, **given, tol=options.residual)
     if not options.has_density:
         made |= {
             "largest_at_most": made["lambda_max"] + made["lambda_max_residual"],

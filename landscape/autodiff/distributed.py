@@ -1,29 +1,24 @@
 """The ranks of a run under torchrun or srun: numbers, barriers, division of work. With one process they do nothing.
 
-Only this module uses torch.distributed. Ranks divide work in two ways. Pieces are dealt: a rank that has finished one
-draws the next, so that fast and slow ranks finish at the same time. Or all ranks work on one piece together as a team:
-each computes a sum over some of the samples, the sums are added up, and all ranks execute the same steps.
+Only this module and dealing.py use torch.distributed. Ranks divide work in two ways. Pieces are dealt (dealing.py). Or
+all ranks work on one piece together as a team: each computes a sum over some of the samples, the sums are added up, and
+all ranks execute the same steps.
 
 If a rank fails, the others end too: at once if its process has ended, after `TIMEOUT` if it does not come to the start,
-a comparison or a sum, and after `SILENCE` if it reports no progress on a piece that was dealt to it.
+a comparison or a sum, and after `dealing.SILENCE` if it reports no progress on a piece that was dealt to it.
 
 Before each sum of a team its ranks tell each other, on the host, what comes next. If one has no memory, the others
 leave the piece at their next sum, and all compute it again with fewer samples at a time (`memory.halving`). Ranks that
 would not take the same step end in one line; the sum itself would abort them, or mix up numbers.
 """
 
-import atexit
-import math
 import os
 import re
-import sys
-import time
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -36,17 +31,15 @@ from landscape.errors import InputError, RankError, arg, one_line
 
 T = TypeVar("T")
 
-_PATIENCE = timedelta(days=7)  # where one rank may wait for hours while another finishes a piece of its own
+PATIENCE = timedelta(days=7)
+"""How long ranks wait where another may take hours for a piece of its own."""
 TIMEOUT = timedelta(minutes=30)
 """How long ranks wait for one that computes its share of the same sum meanwhile, or has not joined them yet."""
 
-SILENCE = timedelta(hours=2)
-"""How long ranks that are done wait for one that reports no progress on a piece that was dealt to it."""
 EFFICIENCY = 0.8
 """Parallel efficiency of processes that compute one piece together: they wait for each other at every sum."""
 
-_POLL = 0.05  # seconds between two checks of which ranks are done
-_abandoned: list[Any] = []
+abandoned: list[Any] = []
 """Barriers at which another rank was given up. To leave the group would wait for it, as would the interpreter's end."""
 
 _together: ContextVar[bool] = ContextVar("together", default=False)
@@ -69,9 +62,9 @@ def start() -> None:
     backend, gpu = _transport(os.environ, gpus, nccl=dist.is_nccl_available())
     if gpu is not None:
         torch.cuda.set_device(gpu)
-    with _others_may_be_lost():
+    with others_may_be_lost():
         dist.init_process_group(backend, timeout=TIMEOUT)
-        _group(_PATIENCE)  # now, when nobody is still working
+        group(PATIENCE)  # now, when nobody is still working
 
 
 def _transport(environ: Mapping[str, str], gpus: int, *, nccl: bool) -> tuple[str, int | None]:
@@ -84,7 +77,7 @@ def _transport(environ: Mapping[str, str], gpus: int, *, nccl: bool) -> tuple[st
 
 def stop() -> None:
     """Leave the other ranks; alone, do nothing."""
-    if _joined() and not _abandoned:
+    if _joined() and not abandoned:
         _groups.clear()
         dist.destroy_process_group()
 
@@ -122,21 +115,21 @@ def is_main() -> bool:
 def barrier(*, patient: bool = False) -> None:
     """Wait until every rank is here; if `patient`, for as long as one of them works on a piece of its own."""
     if world() > 1:
-        with _others_may_be_lost():
-            dist.barrier(group=_group(_PATIENCE) if patient else None)
+        with others_may_be_lost():
+            dist.barrier(group=group(PATIENCE) if patient else None)
 
 
 def all_reduce_sum(tensor: torch.Tensor) -> None:
     """Add a tensor up over all ranks, in place; every rank must call this with the same shape."""
     if world() > 1:
-        with _others_may_be_lost():
+        with others_may_be_lost():
             dist.all_reduce(tensor)
 
 
 def broadcast(tensors: Iterable[torch.Tensor]) -> None:
     """Overwrite tensors with those of rank 0, in place; every rank must call this with the same shapes."""
     for tensor in tensors if world() > 1 else ():
-        with _others_may_be_lost():
+        with others_may_be_lost():
             dist.broadcast(tensor, 0)
 
 
@@ -144,8 +137,8 @@ def of_main(value: T) -> T:
     """Return the value of rank 0, which may take long; every rank must call this, with a value that can be pickled."""
     found: list[T] = [value]
     if world() > 1:
-        with _others_may_be_lost():
-            dist.broadcast_object_list(found, 0, group=_group(_PATIENCE))
+        with others_may_be_lost():
+            dist.broadcast_object_list(found, 0, group=group(PATIENCE))
     return found[0]
 
 
@@ -162,7 +155,7 @@ def refuse_disagreement(facts: Mapping[str, Any]) -> None:
         return
     own = {name: str(value) for name, value in facts.items()}
     of_ranks: list[Any] = [None] * world()
-    with _others_may_be_lost():
+    with others_may_be_lost():
         dist.all_gather_object(of_ranks, own)
     first = of_ranks[0]
     for number, other in enumerate(of_ranks):
@@ -178,97 +171,6 @@ def refuse_disagreement(facts: Mapping[str, Any]) -> None:
 
 def _short(text: str) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-# Work that is dealt ---------------------------------------------------------------------------------------------------
-
-
-def deal(n: int, folder: Path) -> Iterator[int]:
-    """Draw indices from 0 to n - 1 so that each is drawn by exactly one rank, the next free one.
-
-    Every rank must call this with the same n, and draw to the end unless it fails. An index is finished when its rank
-    asks for the next one; the iterator ends when all ranks have finished all of theirs.
-
-    Args:
-        n: number of indices.
-        folder: folder of the ranks' counter, a file `.landscape-next`; all ranks must have access to it.
-
-    Yields:
-        The next index that no rank has drawn.
-
-    Raises:
-        RankError: another rank has ended, or has not called `alive` for `SILENCE` while this one waited for it.
-    """
-    if world() == 1:
-        yield from range(n)
-        return
-    counter = folder / ".landscape-next"
-    if is_main():
-        counter.unlink(missing_ok=True)  # of a run that was killed: its count would leave indices out
-    _group(_PATIENCE)  # now, when nobody is still working
-    barrier()
-    store = dist.FileStore(str(counter), world())  # type: ignore[attr-defined]  # public, but not in torch's __all__
-    beat = _Beat(store)
-    token = _beat.set(beat)
-    try:
-        while (index := store.add("next", 1) - 1) < n:
-            beat()
-            yield index
-    finally:
-        _beat.reset(token)
-    beat.wait_for_all()
-
-
-def alive() -> None:
-    """Tell the other ranks that this one is working on the piece that was dealt to it."""
-    beat = _beat.get()
-    if beat is not None:
-        beat()
-
-
-class _Beat:
-    """Counts the heartbeats of each rank, where all ranks can read them."""
-
-    def __init__(self, store: Any) -> None:
-        self._store, self._last = store, -math.inf
-
-    def __call__(self) -> None:
-        """Send a heartbeat, unless there was one a moment ago, because each makes the store's file a little longer."""
-        if time.monotonic() - self._last > SILENCE.total_seconds() / 100:
-            self._store.add(f"alive-{rank()}", 1)
-            self._last = time.monotonic()
-
-    def wait_for_all(self) -> None:
-        """Wait until all ranks are here, or one of them is gone or silent for too long."""
-        seen: dict[int, tuple[int, float]] = {}  # heartbeats of each other rank, and the time of the last one
-        others, due = set(range(world())) - {rank()}, -math.inf
-        with _others_may_be_lost():
-            work = dist.barrier(group=_group(_PATIENCE), async_op=True)
-            while not work.is_completed():
-                time.sleep(_POLL)
-                now = time.monotonic()
-                if now < due:  # a store in a file takes a lock for each number, and writes a record
-                    continue
-                due = now + SILENCE.total_seconds() / 100
-                for other in others:
-                    signs = self._store.add(f"alive-{other}", 0)
-                    if other not in seen or seen[other][0] != signs:
-                        seen[other] = signs, now
-                if all(now - since > SILENCE.total_seconds() for _, since in seen.values()):
-                    _abandoned.append(work)
-                    atexit.register(_leave)
-                    raise TimeoutError(f"for {SILENCE} no other process has reported progress")
-            work.wait()
-
-
-def _leave() -> None:
-    """End the process at once, with the exit code of an error that the user can correct."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(2)
-
-
-_beat: ContextVar[_Beat | None] = ContextVar("beat", default=None)
 
 
 # Work that is shared --------------------------------------------------------------------------------------------------
@@ -304,8 +206,8 @@ class Team:
             return self._meet("total", part.detach().cpu().double().flatten()).reshape(part.shape).to(part)
         whole = part.detach().to(_carrier(part), copy=True).double()
         self._meet("total", whole)
-        with _others_may_be_lost():
-            dist.all_reduce(whole, group=_group())
+        with others_may_be_lost():
+            dist.all_reduce(whole, group=group())
         return whole.to(part)
 
     def total_of(self, number: float) -> float:
@@ -335,10 +237,10 @@ class Team:
         pieces[self.rank].copy_(rows)
         self._meet("gathered", found)
         # Each sends its piece to where it belongs: gloo's all_gather allocates and copies all rows once more.
-        with _others_may_be_lost():
+        with others_may_be_lost():
             for rank, piece in enumerate(pieces):
                 if len(piece):  # as bytes: backends do not know all types of numbers
-                    dist.broadcast(piece.view(torch.uint8), rank, group=_group())
+                    dist.broadcast(piece.view(torch.uint8), rank, group=group())
         return found.to(rows.device)
 
     def by_columns(self, rows: Tensor) -> Tensor:
@@ -362,13 +264,13 @@ class Team:
             piece.view(len(rows), own.stop - own.start).copy_(rows[:, own])
         found = sent.new_empty(sum(numbers) * widths[self.rank])
         self._meet("by_columns", torch.empty(()).expand(sum(numbers) * rows.shape[1]))
-        with _others_may_be_lost():
+        with others_may_be_lost():
             dist.all_to_all_single(
                 found,
                 sent,
                 [n * widths[self.rank] for n in numbers],
                 [len(rows) * width for width in widths],
-                group=_group(),
+                group=group(),
             )
         return found.view(sum(numbers), widths[self.rank]).to(rows.device)
 
@@ -388,8 +290,8 @@ class Team:
             own = found.flatten() if self.rank == 0 else torch.zeros(found.numel())
             return self._meet("agreed", own).reshape(found.shape).numpy()
         self._meet("agreed", found)
-        with _others_may_be_lost():
-            dist.broadcast(found, 0, group=_group())
+        with others_may_be_lost():
+            dist.broadcast(found, 0, group=group())
         return found.numpy()
 
     def least(self, numbers: np.ndarray) -> np.ndarray:
@@ -405,8 +307,8 @@ class Team:
             return numbers
         found = torch.from_numpy(np.array(numbers, dtype=np.float64))
         self._meet("least", found)
-        with _others_may_be_lost():
-            dist.all_reduce(found, dist.ReduceOp.MIN, group=_group())
+        with others_may_be_lost():
+            dist.all_reduce(found, dist.ReduceOp.MIN, group=group())
         return found.numpy()
 
     def finished(self) -> None:
@@ -427,8 +329,8 @@ class Team:
         found[:3] = torch.tensor([is_scarce, number, number**2])
         if n <= _FEW:
             found[3 : 3 + n] = brought.flatten()
-        with _others_may_be_lost():
-            dist.all_reduce(found, group=_group())
+        with others_may_be_lost():
+            dist.all_reduce(found, group=group())
         any_scarce, total, squares = found[:3].tolist()
         if any_scarce and not is_scarce:
             raise ScarceElsewhereError("memory has run out in another process")
@@ -465,7 +367,7 @@ def team() -> Team:
     return Team(rank(), world()) if _together.get() and world() > 1 else ALONE
 
 
-def _group(timeout: timedelta | None = None) -> Any:
+def group(timeout: timedelta | None = None) -> Any:
     """Return all ranks as a group in which they wait for each other this long; None for as long as a team does."""
     timeout = timeout or TIMEOUT
     if timeout not in _groups:
@@ -479,7 +381,7 @@ def _carrier(tensor: Tensor) -> torch.device:
 
 
 @contextmanager
-def _others_may_be_lost() -> Generator[None, None, None]:
+def others_may_be_lost() -> Generator[None, None, None]:
     """Turn the failure to reach another process into an error of one line that says what it means."""
     try:
         yield

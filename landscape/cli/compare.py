@@ -46,12 +46,12 @@ def compare(
 ) -> None:
     """Print the numbers of each part, with a column for each file.
 
-    For spectra, the table has lambda_max with its residual, and the trace with its standard error; with --groups or
-    --weights it has the trace, and lambda_max of the Gauss-Newton matrix. For sharpness, it has the loss, its rise
-    within rho and under noise, and the noise that doubles it. For surfaces, it has the loss at the centre, the distance
-    at which it doubles, its largest rise within a radius, and the barrier on a line between checkpoints. A series along
-    training is represented by its last checkpoint, or by those that --at names. Lines below the table name the
-    differences between the files other than the model.
+    For spectra, the table has lambda_max and trace, each with the larger one of its errors: over samples, or of the
+    computation; with --groups or --weights it has the trace, and lambda_max of the Gauss-Newton matrix. For sharpness,
+    it has the loss, its rise within rho and under noise, and the noise that doubles it. For surfaces, it has the loss
+    at the centre, the distance at which it doubles, its largest rise within a radius, and the barrier on a line between
+    checkpoints. A series along training is represented by its last checkpoint, or by those that --at names. Lines below
+    the table name the differences between the files other than the model.
 
     Raises:
         InputError: files that cannot be compared, --at without a series or for a checkpoint that it does not contain,

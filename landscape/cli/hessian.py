@@ -84,7 +84,8 @@ SPECTRUM = cloup.option_group(
     option(
         "--overlap",
         is_flag=True,
-        help="Measure the curvature of each part along the eigenvectors (--vectors) and gradients of the other parts.",
+        help="Measure the curvature of each part, with all of its samples, along the eigenvectors (--vectors) and "
+        "gradients of the other parts.",
     ),
     option(
         "--tol",
@@ -403,6 +404,8 @@ def _show_overlap(console: Console, found: Spectrum) -> None:
         if values is not None and len(found.parts) <= MOST_COLUMNS:
             rows = [[part, *(format(v, form) for v in values[a])] for a, part in enumerate(found.parts)]
             console.table([pair, *found.parts], rows, title=title)
+    if found.drawn.any():
+        console.note("the directions are those of draws; the curvature along them is that of all samples")
     far = [found.parts[p] for p in np.flatnonzero(~found.vectors_converged)]
     if far:
         names = ", ".join(far[:5]) + (f" and {len(far) - 5} more" if len(far) > 5 else "")

@@ -18,7 +18,7 @@ def document(names: Sequence[str], results: Sequence[Spectrum]) -> dict[str, Any
         "against_largest": [
             {"column": name, "reference": found.parts[matched.reference(found)], **asdict(one)}
             for name, found in zip(names, results, strict=True)
-            for one in matched.against_largest(found)
+            for one in ([] if _left_out(found, results) else matched.against_largest(found))
         ],
         "paired": [
             {"first": names[0], "second": name, **asdict(one)}
@@ -31,6 +31,9 @@ def document(names: Sequence[str], results: Sequence[Spectrum]) -> dict[str, Any
 def show(console: Console, names: Sequence[str], results: Sequence[Spectrum]) -> None:
     """Print a table for each file, and one for each pair of files of the same images."""
     for name, found in zip(names, results, strict=True):
+        if (why := _left_out(found, results)) is not None:
+            console.say(f"{name}: parts are not compared with each other: {why}")
+            continue
         tests = matched.against_largest(found)
         rows = [
             [
@@ -66,6 +69,11 @@ def show(console: Console, names: Sequence[str], results: Sequence[Spectrum]) ->
         for reason in dict.fromkeys(why.values()):
             parts = ", ".join(part for part, own in why.items() if own == reason)
             console.say(f"{name} and {names[0]} are not compared image by image for {parts}: {reason}")
+
+
+def _left_out(found: Spectrum, results: Sequence[Spectrum]) -> str | None:
+    """Say why parts of a file are not compared with each other, if it can be compared with other files."""
+    return matched.refusal(found) if len(results) > 1 else None
 
 
 def _p(value: float) -> str:

@@ -22,7 +22,7 @@ from typing import Any, TypeAlias, cast
 
 import numpy as np
 
-from landscape.autodiff import devices, distributed, memory
+from landscape.autodiff import dealing, devices, distributed, memory
 from landscape.autodiff.costs import Plan, refuse_undeclared, wanted
 from landscape.autodiff.costs import declare as costs_declared
 from landscape.errors import InputError, arg
@@ -137,7 +137,7 @@ def run(
                 if distributed.is_main():
                     journal.write(unit, result)
         dealt = missing[n_shared:]
-        for i in distributed.deal(len(dealt), journal.folder):
+        for i in dealing.deal(len(dealt), journal.folder):
             journal.write(dealt[i], found(dealt[i]))
         if progress:
             progress(len(units), len(units), "")
@@ -218,7 +218,7 @@ def _run_alone(
 
 def _reporter(progress: Progress | None, done: int, total: int, unit: str) -> Callable[[float], None]:
     def report(share: float) -> None:
-        distributed.alive()
+        dealing.alive()
         if progress:
             progress(done + share, total, unit)
 

@@ -18,7 +18,7 @@ from landscape.plots.layout.symbols import matrix
 from landscape.report.rows import Column, Row
 from landscape.report.sources import Source
 from landscape.results import Spectrum, Surface, Trajectory, quadrature
-from landscape.results.columns import drawn_as, in_words
+from landscape.results.columns import drawn_as, with_larger_error
 
 _DIGITS = {"spectrum": 9, "surface": 6}
 
@@ -78,7 +78,7 @@ def _quadratures(model: str, spectrum: Spectrum) -> dict[str, Any]:
     parts = {}
     for p, part in enumerate(spectrum.parts):
         nodes, weights = quadrature.of_part(spectrum, p)
-        top, trace = (in_words(spectrum, field, p) for field in ("lambda_max", "trace"))
+        top, trace = (with_larger_error(spectrum, field).text(spectrum, p) for field in ("lambda_max", "trace"))
         parts[part] = {
             "nodes": [_rounded(row[np.isfinite(row)], "spectrum") for row in nodes],
             "weights": [_rounded(row[np.isfinite(row)], "spectrum") for row in weights],

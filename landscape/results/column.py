@@ -94,15 +94,21 @@ class Column:
 
         def larger(result: Any) -> tuple[np.ndarray, np.ndarray | None]:
             values = _last(getattr(result, self.field))
-            errors = [None if name is None else getattr(result, name) for name in (own, field)]
-            known = [_last(error) for error in errors if error is not None]
-            return values, np.maximum.reduce(known) if known else None
+            over, other = errors(result)
+            if over is None or other is None:
+                return values, other if over is None else over
+            return values, np.where(np.isnan(over), np.nan, np.fmax(over, other))
 
         def which(result: Any, part: int) -> str:
-            over, other = getattr(result, field), None if own is None else getattr(result, own)
-            if other is not None and (over is None or _last(other)[part] > _last(over)[part]):
-                return f" ({of_own})"
-            return "" if over is None or self.after_samples is None else self.after_samples(result, part)
+            over, other = errors(result)
+            if over is None or (other is not None and other[part] > over[part]):
+                return "" if other is None else f" ({of_own})"
+            unknown = f" ({of_own} ?)" if other is not None and math.isnan(other[part]) else ""
+            return ("" if self.after_samples is None else self.after_samples(result, part)) + unknown
+
+        def errors(result: Any) -> tuple[np.ndarray | None, np.ndarray | None]:
+            over, other = (None if name is None else getattr(result, name) for name in (field, own))
+            return None if over is None else _last(over), None if other is None else _last(other)
 
         words = self.doc or f"{self.field}; its error is the larger of {field} and {own}"
         return replace(

@@ -53,20 +53,18 @@ def has_samples(column: Column, results: Sequence[Any]) -> bool:
     return any(errors is not None and bool(np.isfinite(errors).any()) for errors in found)
 
 
-def in_words(result: Any, field: str, part: int) -> str:
-    """Write a part's number for a figure, with the larger one of its errors and the name of that.
+def with_larger_error(result: Any, field: str) -> Column:
+    """Return the column of a number, whose error is the one over samples where the result has these and it is larger.
 
     Args:
         result: of any kind.
         field: of the number.
-        part: position of the part.
 
     Returns:
-        The text; a number that has not converged has no star.
+        The column; a number that has not converged has no star.
     """
     column = next(c for c in of_kind(result) if c.field == field)
-    column = column.beside_samples() if has_samples(column, [result]) else column
-    return replace(column, sure=None).text(result, part)
+    return replace(column.beside_samples() if has_samples(column, [result]) else column, sure=None)
 
 
 def fields_of(kind: str) -> list[str]:

@@ -16,6 +16,9 @@ from landscape.errors import InputError
 from landscape.results.gram import Gram
 from landscape.results.spectrum import Spectrum
 
+MOST_RESAMPLED = 512
+"""Eigenvalues of bootstrap draws are computed for parts with at most so many stored rows; for more they take long."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Pool:
@@ -41,7 +44,8 @@ class Pool:
 
         Returns:
             The trace; zero if the rows leave out nothing. nan without rows, and if some of them have a negative sign,
-            as for a loss that is not convex in the logits: then their traces may cancel.
+            as for a loss that is not convex in the logits: then their traces may cancel, and the file does not hold
+            those of each sign. If only rows that are left out are negative, what they take away is to be added.
         """
         if self.gram is None or (self.gram.sign < 0).any():
             return float("nan")
@@ -92,7 +96,7 @@ def pool(found: Spectrum, parts: Sequence[int]) -> Pool:
 
 
 def resampled(
-    found: Spectrum, p: int, *, repetitions: int = 50, most: int = 512, seed: int = 0
+    found: Spectrum, p: int, *, repetitions: int = 50, most: int = MOST_RESAMPLED, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Return the eigenvalues of a part from rows, for bootstrap draws of its samples.
 
@@ -100,7 +104,7 @@ def resampled(
         found: a spectrum.
         p: position of the part.
         repetitions: number of draws.
-        most: the largest number of rows; with more, this would take long.
+        most: the largest number of rows.
         seed: of the draws.
 
     Returns:

@@ -167,9 +167,10 @@ def _by_rows(spectrum: Spectrum, shares: Sequence[Sequence[tuple[int, float]]]) 
     """Return what follows from the samples and rows of the parts, as far as the spectrum has them."""
     fields: dict[str, list[float]] = {}
     for of in shares if spectrum.sample_trace is not None else ():
-        together = pool(spectrum, [p for p, _ in of])
+        parts = [p for p, _ in of]
+        together = pool(spectrum, parts)
         share = np.array([w for _, w in of])
-        unknown = any(repeated(spectrum, p) for p, _ in of)
+        unknown = any(repeated(spectrum, p) for p in parts)
 
         def error(
             values: np.ndarray, together: Pool = together, share: np.ndarray = share, unknown: bool = unknown
@@ -186,7 +187,10 @@ def _by_rows(spectrum: Spectrum, shares: Sequence[Sequence[tuple[int, float]]]) 
         if together.gram is not None:
             weights = share[together.part] * together.weights
             value, combination = together.gram.top(weights)
-            own |= {"lambda_max": value, "lambda_max_above": together.left_out(weights)}
+            below = (
+                0.0 if spectrum.eigenvalue_below is None else share @ np.nan_to_num(spectrum.eigenvalue_below[parts])
+            )
+            own |= {"lambda_max": value, "lambda_max_above": together.left_out(weights) + float(below)}
             own |= {"lambda_max_sampling_stderr": error(together.gram.curvatures(combination))}
         for name, number in own.items():
             fields.setdefault(name, []).append(number)

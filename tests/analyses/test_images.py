@@ -93,8 +93,9 @@ def test_the_figure_names_what_the_network_takes_an_image_for(case, tmp_path):
     fig = images(dataclasses.replace(found, sample_label=wrong))
     first = fig.axes[0]
     assert len([ax for ax in fig.axes if ax.images]) == 16
-    named = found.parts[int(found.sample_prediction[0, int(found.image_sample[0, 0])])]
-    assert (first.get_title(), first.title.get_color()) == (named, "#d62728")
+    sample = int(found.image_sample[0, 0])
+    label, taken = (found.parts[int(of[0, sample])] for of in (wrong, found.sample_prediction))
+    assert (first.get_title(), first.title.get_color()) == (f"{label}\nas {taken}", "#d62728")
     held = over_samples.held(found, 0)
     assert f"{held.lambda_max[0]:.0%} / {held.trace[0]:.0%}" in first.get_xlabel()
     unknown = images(dataclasses.replace(found, sample_label=np.full_like(wrong, np.nan), sample_prediction=None))

@@ -200,7 +200,7 @@ def test_a_decision_is_the_first_processs(monkeypatch):
         tensor[1:3] *= 2
         tensor[3:] += 1
 
-    monkeypatch.setattr(distributed, "_group", lambda: "the team's")
+    monkeypatch.setattr(distributed, "group", lambda: "the team's")
     monkeypatch.setattr(distributed.dist, "all_reduce", all_reduce)
     monkeypatch.setattr(distributed.dist, "broadcast", broadcast)
     for n in (2, 200):

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 import torch.distributed as dist
 
-from landscape.autodiff import distributed
+from landscape.autodiff import dealing, distributed
 
 
 class Store:
@@ -34,13 +34,13 @@ class Work:
 
 def test_a_waiting_rank_seldom_reads_the_heartbeats_of_the_others(monkeypatch):
     store, work = Store(), Work()
-    monkeypatch.setattr(distributed, "rank", lambda: 1)
-    monkeypatch.setattr(distributed, "world", lambda: 3)
-    monkeypatch.setattr(distributed, "_group", lambda timeout: None)
+    monkeypatch.setattr(dealing, "rank", lambda: 1)
+    monkeypatch.setattr(dealing, "world", lambda: 3)
+    monkeypatch.setattr(dealing, "group", lambda timeout: None)
     monkeypatch.setattr(dist, "barrier", lambda group, async_op: work)
-    monkeypatch.setattr(distributed.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(dealing.time, "sleep", lambda seconds: None)
     # private: what `deal` waits with when all indices are drawn
-    distributed._Beat(store).wait_for_all()
+    dealing._Beat(store).wait_for_all()
     assert work.looks > 200
     assert sorted(store.asked) == ["alive-0", "alive-2"]  # each record would make the file longer
 
@@ -56,19 +56,19 @@ def test_a_rank_that_works_for_longer_than_the_silence_is_waited_for_and_one_tha
 
     class Barrier:
         def is_completed(self):
-            return now[0] > 3 * distributed.SILENCE.total_seconds()
+            return now[0] > 3 * dealing.SILENCE.total_seconds()
 
         def wait(self):
             pass
 
-    monkeypatch.setattr(distributed, "rank", lambda: asking[0])
-    monkeypatch.setattr(distributed, "world", lambda: 2)
-    monkeypatch.setattr(distributed, "_group", lambda timeout: None)
+    monkeypatch.setattr(dealing, "rank", lambda: asking[0])
+    monkeypatch.setattr(dealing, "world", lambda: 2)
+    monkeypatch.setattr(dealing, "group", lambda timeout: None)
     monkeypatch.setattr(dist, "barrier", lambda group, async_op: Barrier())
-    monkeypatch.setattr(distributed.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(distributed.atexit, "register", lambda function: None)
+    monkeypatch.setattr(dealing.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(dealing.atexit, "register", lambda function: None)
     # private: as above; `alive` calls that of the rank
-    other, waiting = (distributed._Beat(Shared()) for _ in range(2))
+    other, waiting = (dealing._Beat(Shared()) for _ in range(2))
 
     def passed(seconds):
         now[0] += 30
@@ -77,12 +77,12 @@ def test_a_rank_that_works_for_longer_than_the_silence_is_waited_for_and_one_tha
             other()
             asking[0] = 1
 
-    monkeypatch.setattr(distributed.time, "sleep", passed)
+    monkeypatch.setattr(dealing.time, "sleep", passed)
     if works:
         waiting.wait_for_all()
         assert counts["alive-0"] > 100
         return
     with pytest.raises(distributed.RankError):
         waiting.wait_for_all()
-    assert now[0] < 1.1 * distributed.SILENCE.total_seconds()
-    distributed._abandoned.clear()
+    assert now[0] < 1.1 * dealing.SILENCE.total_seconds()
+    distributed.abandoned.clear()

@@ -250,6 +250,7 @@ def test_compare_shows_errors_over_samples_where_they_are_larger_and_says_which_
         "trace_stderr": np.array([0.0, 0.5]),
         "lambda_max_residual": np.array([1e-6, 0.4]),
     }
+    unknown = {"trace_stderr": np.array([np.nan, 0.5])}
     errors = {
         "lambda_max_sampling_stderr": np.array([0.2, 0.3]),
         "trace_sampling_stderr": np.array([0.7, np.nan]),
@@ -266,6 +267,8 @@ def test_compare_shows_errors_over_samples_where_they_are_larger_and_says_which_
     assert second[1] == "3.00 ± 0.40 (residual) / 6.000 ± ?"
     for mark in ("(draw)", "(residual)", "(estimate)", "?"):
         assert sum(line.startswith(f"{mark} ") or line.startswith(f"± {mark} ") for line in out.splitlines()) == 1
+    _, out, _ = run("compare", save("c.h5", classes(2, steps=3), **common | errors | unknown))
+    assert "5.00 ± 0.70 (draw) (estimate ?)" in out
     _, out, _ = run("compare", without)
     assert "± residual" in out
     assert "(residual)" not in out
@@ -295,6 +298,13 @@ def test_compare_matches_parts_by_size_and_models_by_images(run, save):
     assert {test["reference"] for test in found["against_largest"]} == {"class 0"}
     pairs = {(test["part"], test["number"]): test["p"] for test in found["paired"]}
     assert pairs["class 1", "trace per uncertainty"] < 0.05
+    weights = of_samples(1.0)["sample_weight"]
+    weights[0] *= np.where(np.arange(40) % 2, 1.5, 0.5)
+    drawn = [save(f"{n}.h5", classes(2, steps=3), **of_samples(2.0) | {"sample_weight": weights}) for n in "de"]
+    _, out, _ = run("compare", *drawn, "--match-samples")
+    assert [name in out.split("parts are not compared")[0] for name in ("d: ", "e: ")] == [True, False]
+    assert "image by image for class 0" in out
+    assert "e less d, over the same images" in out  # class 1 has all its samples
     for other, what in ((save("c.h5", classes(2, steps=3)), "keeps nothing of its samples"), (one, "--groups")):
         options = ("--groups", "head-tail") if other == one else ()
         code, _, err = run("compare", other, "--match-samples", *options)

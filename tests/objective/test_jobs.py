@@ -10,7 +10,7 @@ from made import spectrum
 from ranks import variables
 from refusals import refused
 
-from landscape.autodiff import distributed
+from landscape.autodiff import dealing, distributed
 from landscape.errors import InputError, NumericalError, StoreError
 from landscape.objective import jobs
 from landscape.results.journal import Journal
@@ -103,7 +103,7 @@ def test_alone_there_is_one_rank_and_it_draws_everything(tmp_path):
     distributed.start()
     distributed.barrier()
     assert (distributed.rank(), distributed.world(), distributed.is_main()) == (0, 1, True)
-    assert list(distributed.deal(3, tmp_path)) == [0, 1, 2]
+    assert list(dealing.deal(3, tmp_path)) == [0, 1, 2]
     distributed.stop()
 
 
@@ -200,12 +200,12 @@ def test_all_ranks_end_when_the_main_one_cannot_open_the_journal(tmp_path):
 DEALT = """
 import sys
 from pathlib import Path
-from landscape.autodiff import distributed
+from landscape.autodiff import dealing, distributed
 from landscape.errors import InputError
 from landscape.objective import jobs
 
 distributed.start()
-print("drawn", *distributed.deal(4, Path(sys.argv[1])))  # a slow rank may draw nothing
+print("drawn", *dealing.deal(4, Path(sys.argv[1])))  # a slow rank may draw nothing
 try:
     jobs.run(["a", "b"], lambda unit, report: None)
 except InputError as error:

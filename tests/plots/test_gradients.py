@@ -178,6 +178,13 @@ def test_norms_show_components_with_errors_and_hollow_where_a_part_points_agains
     assert set(np.round(points, 9)) >= set(np.round([*found.contribution[0], 5 / 35, 20 / 35, 10 / 35], 9))
     exact = gradients(THREE, [5, 20, 10])
     assert not drawn(plots.gradient_norms(exact)).axes[0].containers
+    over_samples = {f"{name}_sampling_stderr": np.array([[0.1, 0.2, 0.3]]) for name in ("norm", "cosine")}
+    known = dataclasses.replace(exact, **over_samples)
+    (bars,) = drawn(plots.gradient_norms(known)).axes[0].containers
+    low, high = bars.lines[2][0].get_segments()[0][:, 1]
+    assert (high - low) / 2 == pytest.approx(0.2)  # of the most frequent part, which is the second
+    panel = drawn(plots.decomposition(known)).axes[0]
+    assert "± 0.2" in "".join(text.get_text() for text in panel.texts)
 
 
 def test_parts_of_equal_counts_stand_side_by_side():

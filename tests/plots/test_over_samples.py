@@ -117,3 +117,18 @@ def test_figure_9_says_below_its_panels_what_is_left_at_equal_size():
     assert "at equal n, with part 0" in tail
     assert f"trace {one.test.value / one.test.median:.2g} times, p = {one.p:.2g}" in tail
     assert tail.count("p ") == 3
+
+
+def test_a_panel_by_rows_says_why_it_has_no_band(monkeypatch):
+    spectrum = dataclasses.replace(
+        sampled_parts(),
+        steps=np.zeros((2, 2), dtype=int),
+        eigenvalues=np.sort(np.random.default_rng(0).random((2, 12)), axis=1)[:, ::-1],
+    )
+    words = plots.density(spectrum, "part 1").texts[0].get_text()
+    bare = dataclasses.replace(spectrum, gram=None, gram_part=None, gram_sample=None, gram_sign=None)
+    assert plots.density(bare, "part 1").texts[0].get_text().splitlines()[:-1] == words.splitlines()
+    monkeypatch.setattr("landscape.plots.figures.density.MOST_RESAMPLED", 5)
+    ax = plots.density(spectrum, "part 1")
+    assert "12 rows" in ax.texts[0].get_text()
+    assert not [c for c in ax.collections if isinstance(c, PolyCollection)]

@@ -47,10 +47,12 @@ def test_any_weighting_of_the_samples_is_the_matrix_of_that_loss_within_what_is_
 def test_rows_that_leave_out_nothing_leave_no_less_for_rounding():
     rng = np.random.default_rng(0)
     found = sampled.of_rows(sampled.rows(rng, 5), sampled.rows(rng, 3))
-    rounded = dataclasses.replace(found, sample_trace=found.sample_trace * (1 - 1e-7))
+    rounded = dataclasses.replace(found, sample_trace=found.sample_trace * (1 - 1e-7), eigenvalue_below=None)
     assert pool(rounded, (0, 1)).left_out(np.full(8, 1 / 8)) == 0
     joined = ls.regroup(rounded, {"both": list(found.parts)})
     assert joined.lambda_max_above == 0
+    below = dataclasses.replace(rounded, eigenvalue_below=np.array([0.1, 0.3]))  # negative rows that are left out
+    assert ls.regroup(below, {"both": list(found.parts)}).lambda_max_above == pytest.approx((5 * 0.1 + 3 * 0.3) / 8)
 
 
 @pytest.mark.parametrize("vectors", [1, 2])

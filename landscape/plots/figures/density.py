@@ -20,8 +20,8 @@ from landscape.plots.layout.drawable import figure
 from landscape.plots.layout.parts import positions
 from landscape.plots.layout.symbols import matrix
 from landscape.results import Spectrum, matched, quadrature, written
-from landscape.results.columns import in_words
-from landscape.results.pool import resampled
+from landscape.results.columns import with_larger_error
+from landscape.results.pool import MOST_RESAMPLED, resampled
 from landscape.results.quadrature import Axis
 
 
@@ -39,6 +39,7 @@ def density(
     """Draw the spectral density of one part: the mean over the probes, and a band of one standard deviation.
 
     For eigenvalues from rows there are no probes; the band is the 5 to 95 % range over bootstrap draws of the samples.
+    It comes from the stored rows, which hold at least 80 % of the trace; a panel says if there are too many for a band.
 
     Args:
         spectrum: the result.
@@ -197,7 +198,7 @@ def _at_equal_size(spectrum: Spectrum) -> dict[str, str]:
         return {}
     lines: dict[str, list[str]] = {}
     short = {"lambda_max": r"$\lambda_{\max}$", "trace": "trace", "trace per uncertainty": "trace / unc."}
-    for one in matched.against_largest(spectrum):
+    for one in matched.against_largest(spectrum, trials=0):
         if one.number in short:
             times = f" {one.test.value / one.test.median:.2g} times" if one.test.median > 0 else ""
             p = f"p = {one.p:.2g}" if one.p >= 0.001 else "p < 0.001"
@@ -232,7 +233,7 @@ def _over_samples(
     spectrum: Spectrum, p: int, curve: quadrature.Density, view: View
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Return the 90 % range of the density over bootstrap draws of the samples; None without rows."""
-    found = resampled(spectrum, p)
+    found = resampled(spectrum, p, most=MOST_RESAMPLED)
     if found is None:
         return None
     again = quadrature.density(*found, width=view.width, axis=view.axis, grid=curve.eigenvalues, linear=view.linear)
@@ -244,11 +245,27 @@ def _corner(spectrum: Spectrum, p: int) -> str:
     errors = spectrum.lambda_max_sampling_stderr
     over_samples = errors is not None and bool(np.isfinite(errors).any())
     if over_samples or not spectrum.converged[p]:
-        top = in_words(spectrum, "lambda_max", p) + ", not converged" * int(not spectrum.converged[p])
+        top = with_larger_error(spectrum, "lambda_max").text(spectrum, p) + ", not converged" * int(
+            not spectrum.converged[p]
+        )
     else:
         top = written.number(spectrum.lambda_max[p])
-    lines = [rf"$\lambda_{{\max}}$ = {top}", rf"Tr(${matrix(spectrum)}$) = {in_words(spectrum, 'trace', p)}"]
-    return "\n".join([*lines, "± samples"] if over_samples else lines)
+    lines = [
+        rf"$\lambda_{{\max}}$ = {top}",
+        rf"Tr(${matrix(spectrum)}$) = {with_larger_error(spectrum, 'trace').text(spectrum, p)}",
+    ]
+    lines += ["± samples"] if over_samples else []
+    return "\n".join([*lines, *_why_no_band(spectrum, p)])
+
+
+def _why_no_band(spectrum: Spectrum, p: int) -> list[str]:
+    """Say that a density by rows has no band over samples because it has too many rows."""
+    if spectrum.ran(p) or spectrum.sample_trace is None:
+        return []
+    stored = 0 if spectrum.gram is None else np.count_nonzero(spectrum.gram_part == p)
+    if 1 <= stored <= MOST_RESAMPLED:
+        return []
+    return [f"no band: {stored:,} rows" if stored else "no band: rows not stored"]
 
 
 def _title(spectrum: Spectrum, p: int, name_length: int) -> str:

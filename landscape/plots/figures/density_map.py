@@ -14,6 +14,7 @@ from landscape.plots.layout.panels import ground
 from landscape.plots.layout.parts import by_count, named
 from landscape.plots.layout.symbols import matrix
 from landscape.results import Spectrum
+from landscape.results.columns import with_larger_error
 from landscape.results.quadrature import Axis
 
 MOST_LABELS = 120  # rows of a map
@@ -72,11 +73,15 @@ def density_map(
             fraction=0.1 / height,  # of the axes' height, which is in inches
             pad=0.05 / height,
         )
-        _beside(top, rows, spectrum.lambda_max[order], spectrum.lambda_max_residual[order], spectrum.converged[order])
-        _beside(trace, rows, spectrum.trace[order], spectrum.trace_stderr[order], np.full(len(order), True))
+        every = np.full(len(spectrum.parts), True)
+        for ax, field, sure in ((top, "lambda_max", spectrum.converged), (trace, "trace", every)):
+            known = with_larger_error(spectrum, field).of(spectrum)
+            if known is not None and known[1] is not None:
+                _beside(ax, rows, known[0][order], known[1][order], sure[order])
         hollow = "" if spectrum.converged[order].all() else "\nhollow: not converged"
-        top.set_xlabel(rf"$\lambda_{{\max}}$ ± {'error' if paper.is_narrow() else 'residual'}" + hollow)
-        trace.set_xlabel(rf"Tr(${matrix(spectrum)}$) ± s.e.")
+        errors = [with_larger_error(spectrum, field).of_error for field in ("lambda_max", "trace")]
+        top.set_xlabel(rf"$\lambda_{{\max}}$ ± {'error' if paper.is_narrow() else errors[0]}" + hollow)
+        trace.set_xlabel(rf"Tr(${matrix(spectrum)}$) ± {'s.e.' if errors[1] == 'estimate' else errors[1]}")
     return fig
 
 

@@ -153,7 +153,7 @@ def gradient_norms(gradients: Gradients, parts: Sequence[str] | None = None, *, 
             ("specific", "$|h_p|$, its own", "s"),
         )
         for shift, (name, label, marker) in enumerate(kinds, -1):
-            values, errors = (getattr(gradients, f)[k][chosen] for f in (name, f"{name}_stderr"))
+            values, errors = getattr(gradients, name)[k][chosen], _errors(gradients, name)[k][chosen]
             size = np.where(np.abs(values) > 0, np.abs(values), np.nan)  # a logarithmic axis has no place for zero
             drawn.append(size[np.isfinite(size)])
             place = x + 0.15 * shift if beside else x * 1.04**shift
@@ -299,8 +299,16 @@ def _about(gradients: Gradients, k: int) -> str:
 
 def _how(gradients: Gradients) -> str:
     if not gradients.batch_size:
-        return "exact gradients"
+        known = gradients.norm_sampling_stderr is not None
+        return "exact gradients" + ("; bars: one standard error over samples" if known else "")
     return f"means over batches of {gradients.batch_size:,}"
+
+
+def _errors(gradients: Gradients, name: str) -> np.ndarray:
+    """Return standard errors of a number: over samples if the result has them, else over batches."""
+    over_samples = getattr(gradients, f"{name}_sampling_stderr", None)
+    errors: np.ndarray = getattr(gradients, f"{name}_stderr") if over_samples is None else over_samples
+    return errors
 
 
 def _colours() -> dict[str, str]:
@@ -344,7 +352,9 @@ def _plane(ax: Axes, gradients: Gradients, k: int, p: int) -> None:
     ax.tick_params(labelsize=6.5)
     rho = gradients.radius[k, p]
     radius = rf", $\rho_p$ = {rho:.2g}" if np.isfinite(rho) else ""
-    ax.text(s=f"cos = {gradients.cosine[k, p]:.2f}{radius}", **numbers)
+    error = gradients.cosine_sampling_stderr
+    beside = "" if error is None or np.isnan(error[k, p]) else f" ± {error[k, p]:.1g}"
+    ax.text(s=f"cos = {gradients.cosine[k, p]:.2f}{beside}{radius}", **numbers)
 
 
 def _marks(
@@ -384,7 +394,7 @@ def _course(ax: Axes, gradients: Gradients, parts: Sequence[str] | None) -> None
     of_ends = [palette[0], palette[9], palette[1], palette[3]]
     shades = of_ends if len(highlighted) == len(of_ends) else theme.shades(len(highlighted))
     for p in chosen:
-        cosine, error = gradients.cosine[order, p], np.nan_to_num(gradients.cosine_stderr[order, p])
+        cosine, error = gradients.cosine[order, p], np.nan_to_num(_errors(gradients, "cosine")[order, p])
         if p not in highlighted:
             ax.plot(x[order], cosine, color=theme.muted(), linewidth=0.7, zorder=1)
             continue

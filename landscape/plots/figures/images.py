@@ -22,9 +22,9 @@ _WRONG = "#d62728"
 def images(spectrum: Spectrum, parts: Sequence[str] | None = None) -> Figure:
     """Draw the images that contribute most to each part's largest eigenvalue.
 
-    The text below each image states its class (and in red the predicted class, if it differs), its loss, and its shares
-    of lambda_max and of the trace. The text beside a row states the shares of the sharpest 1 % of the part's images. Up
-    to ten parts are drawn; if there are more, the most frequent and the rarest ones.
+    The text at each image states its class (in red, with the predicted class, if that differs), its loss, and its
+    shares of lambda_max and of the trace. The text beside a row states the shares of the sharpest 1 % of the part's
+    images. Up to ten parts are drawn; if there are more, the most frequent and the rarest ones.
 
     Args:
         spectrum: the result, with small copies of images.
@@ -52,7 +52,7 @@ def images(spectrum: Spectrum, parts: Sequence[str] | None = None) -> Figure:
         )
         for row, p in enumerate(order):
             _row(axes[row * n_images : (row + 1) * n_images], spectrum, p)
-        fig.suptitle(r"shares of $\lambda_{\max}$ / of the trace; red: what the network takes it for", fontsize=8)
+        fig.suptitle(r"shares of $\lambda_{\max}$ / of the trace; red: taken for another class", fontsize=8)
     return fig
 
 
@@ -87,7 +87,9 @@ def _words(ax: Axes, spectrum: Spectrum, p: int, sample: int, shares: tuple[floa
         for values in (spectrum.sample_label, spectrum.sample_prediction, spectrum.sample_loss)
     )
     wrong = np.isfinite(prediction) and prediction != label
-    words = written.shorten(_class_name(spectrum, prediction if wrong else label), 12)
+    words = written.shorten(_class_name(spectrum, label), 12)
+    if wrong:
+        words += f"\nas {written.shorten(_class_name(spectrum, prediction), 12)}"
     title = ax.set_title(words, fontsize=6, pad=2, parse_math=False)
     if wrong:
         title.set_color(_WRONG)
