@@ -24,7 +24,7 @@ import numpy as np
 from torch import Tensor
 
 from landscape.analyses import directions, eigenvectors
-from landscape.autodiff import costs
+from landscape.autodiff import costs, distributed
 from landscape.callables import checked
 from landscape.curvature.lanczos import probe
 from landscape.errors import InputError, arg
@@ -115,6 +115,9 @@ def _run(
     vectors, values, residuals = eigenvectors.eigenpairs(
         objective, options.of, options.n, seed=options.seed, memory_bytes=memory_bytes
     )
+    if journal is not None:  # processes divide the steps, and find the vectors in the way that each has memory for
+        vectors, values, residuals = distributed.of_main((vectors.cpu(), values, residuals))
+        vectors = vectors.to(objective.device)
     evaluator = Evaluator(objective, batch_norm="keep")
     centre = evaluator.each(evaluator.centre)
     names = [f"eigenvector {k + 1}" for k in range(options.n)]

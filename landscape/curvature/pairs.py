@@ -14,7 +14,7 @@ from torch import Tensor
 from landscape.autodiff import devices
 from landscape.curvature import bounded, restarted
 from landscape.curvature.lanczos import lanczos, unconverged
-from landscape.curvature.places import WHOLE, Room, refuse
+from landscape.curvature.places import WHOLE, Room, dots, refuse
 from landscape.errors import arg
 
 if TYPE_CHECKING:
@@ -71,7 +71,8 @@ def largest(
         memory_bytes: bytes that this process may use in all; None for most of the free memory.
 
     Returns:
-        Ritz values, descending, their residuals, and their unit vectors (r, D); fewer than n if the space is smaller.
+        Ritz values, descending, their residuals, and their unit vectors (r, D), which point towards the start; fewer
+        than n if the space is smaller.
 
     Raises:
         InputError: too few vectors fit into memory.
@@ -91,9 +92,15 @@ def largest(
             "eigenvalues", operator.parts[0], number,
         )  # fmt: skip
         pairs = restarted.largest(product, start, n, capacity=number, tol=tol, most=max_steps)
-        return pairs.values[:n], pairs.residuals[:n], pairs.vectors[:n].clone()
+        return pairs.values[:n], pairs.residuals[:n], _towards(start, pairs.vectors[:n].clone())
     run = lanczos(operator.matvec, start[None, None], steps, more=unconverged(tol, n), max_steps=max_steps)
     solved = run.solved(0, 0)
     count = min(n, len(solved.values))
     vectors = run.ritz_vectors(0, 0, solved.vectors[:, ::-1][:, :count].copy())
-    return solved.values[::-1][:count], solved.residuals[::-1][:count], vectors
+    return solved.values[::-1][:count], solved.residuals[::-1][:count], _towards(start, vectors)
+
+
+def _towards(start: Tensor, vectors: Tensor) -> Tensor:
+    """Give vectors the signs with which they point towards the start, so that they do not depend on the way."""
+    backwards = dots(vectors, start) < 0
+    return vectors.mul_(1 - 2 * backwards.to(vectors)[:, None])
