@@ -27,8 +27,8 @@ def with_room_for(monkeypatch, vectors, *, of=sum):
     return entry
 
 
-# private: the room for vectors is in no result
 def test_each_part_has_the_room_that_its_own_products_and_rows_leave(monkeypatch):
+    # private: the room for vectors is in no result
     monkeypatch.setattr(memory, "room", lambda device, limit: 1000 * 5 * ENTRY)
     room = spectrum_parts._RoomOnce(None)
     tail, head = (replace(matrix(torch.eye(5, dtype=torch.float64)), keeps=n * 5 * ENTRY) for n in (10, 300))
@@ -37,8 +37,8 @@ def test_each_part_has_the_room_that_its_own_products_and_rows_leave(monkeypatch
     assert room(head, 200 * 5 * ENTRY).on_device == 600
 
 
-# private: which product is tried first is in no result
 def test_a_part_smaller_than_a_batch_does_not_show_what_products_need(monkeypatch):
+    # private: which product is tried first is in no result
     tried = []
 
     class Seen(spectrum_parts._RoomOnce):
