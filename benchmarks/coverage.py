@@ -192,20 +192,23 @@ def paired(first: dict[str, np.ndarray], second: dict[str, np.ndarray], repetiti
         print("| " + " | ".join(cells) + " |", flush=True)
 
 
-def of_hessian(options: argparse.Namespace, n: int) -> None:
-    """Print how lambda_max and trace of the Hessian of n weighted draws differ from those of all samples."""
+def of_hessian(options: argparse.Namespace) -> None:
+    """Print how lambda_max and trace of the Hessian of weighted draws differ from those of all samples."""
     objective = loaded(options)
-    whole, values = ls.spectrum(objective), []
-    names = ("lambda_max", "trace")
+    whole, values, used = ls.spectrum(objective), [], []
+    names, wanted = ("lambda_max", "trace"), options.accuracy
+    of_draw = "sampling_stderr" if wanted is None else "error"
     for seed in range(options.draws):
-        found = ls.spectrum(objective, samples=n, seed=seed)
-        values.append([(getattr(found, name)[0], getattr(found, f"{name}_sampling_stderr")[0]) for name in names])
+        found = ls.spectrum(objective, samples=100 if wanted is None else None, accuracy=wanted, seed=seed)
+        values.append([(getattr(found, name)[0], getattr(found, f"{name}_{of_draw}")[0]) for name in names])
+        used.append(int(found.n_used[0]))
+    n = min(used)
     for name, (value, error) in zip(names, np.array(values).transpose(1, 2, 0), strict=True):
         truth = float(getattr(whole, name)[0])
         holds = np.mean(np.abs(value - truth) <= student.ppf(0.95, n - 1) * error)
         print(
-            f"{name} of H: {truth:.5g}; {options.draws} draws of {n}: {value.mean() / truth:.3f} "
-            f"({value.std() / truth:.3f}), ± t s.e. holds in {holds:.0%}",
+            f"{name} of H: {truth:.5g}; {options.draws} draws of {n} to {max(used)}: {value.mean() / truth:.3f} "
+            f"({value.std() / truth:.3f}), stated {np.mean(error / value):.3f}, ± t s.e. holds in {holds:.0%}",
             flush=True,
         )
 
@@ -280,11 +283,12 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=300)
     parser.add_argument("--what", default="alike,weighted,numbers,pooled", help="tables; hessian alone takes long")
     parser.add_argument("--rows", type=Path, help="a .npz to keep the population's rows in")
-    parser.add_argument("--draws", type=int, default=20, help="of 100 samples each, for the table of the Hessian")
+    parser.add_argument("--draws", type=int, default=20, help="for the Hessian")
+    parser.add_argument("--accuracy", type=float, help="of the draws for the Hessian, instead of 100 samples each")
     parser.add_argument("--files", help="spectra of landscape hessian, whose part is the population, by commas")
     options = parser.parse_args()
     if options.what == "hessian":
-        of_hessian(options, 100)
+        of_hessian(options)
         return
     if options.files:
         of_files(options.files.split(","), options.part, options.repetitions)

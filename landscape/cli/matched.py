@@ -65,14 +65,14 @@ def show(console: Console, names: Sequence[str], results: Sequence[Spectrum]) ->
         ]
         if rows:
             console.table(PAIRED_HEADS, rows, title=f"{name} less {names[0]}, over the same images")
-        why = matched.unpaired(results[0], found)
-        for reason in dict.fromkeys(why.values()):
-            parts = ", ".join(part for part, own in why.items() if own == reason)
+        reasons = matched.unpaired(results[0], found)
+        for reason in dict.fromkeys(reasons.values()):
+            parts = ", ".join(part for part, own in reasons.items() if own == reason)
             console.say(f"{name} and {names[0]} are not compared image by image for {parts}: {reason}")
 
 
 def _left_out(found: Spectrum, results: Sequence[Spectrum]) -> str | None:
-    """Say why parts of a file are not compared with each other, if it can be compared with other files."""
+    """Say reasons parts of a file are not compared with each other, if it can be compared with other files."""
     return matched.refusal(found) if len(results) > 1 else None
 
 
