@@ -88,7 +88,8 @@ def _tell_draws(console: Console, objective: Objective) -> None:
     drawn, largest = int(objective.counts.sum()), 0.0 if objective.draws is None else objective.draws.factors.max()
     how = "in proportion to their uncertainty" if largest > 1 else "alike, as their uncertainty varies little"
     console.note(
-        f"{drawn:,} of {int(objective.population.sum()):,} samples are drawn, {how}; errors over samples are those of the draw"
+        f"{drawn:,} of {int(objective.population.sum()):,} samples are drawn, {how}; errors over samples are those of "
+        "the draw"
     )
 
 
