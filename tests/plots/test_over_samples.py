@@ -5,12 +5,13 @@ import dataclasses
 import numpy as np
 import pytest
 from matplotlib.collections import PolyCollection
+from results_of_all_kinds import sharpness
 from sampled import of_rows, rows
 
 from landscape import plots
 from landscape.report.rows import rows_of
 from landscape.report.sources import Source
-from landscape.results import matched, over_samples
+from landscape.results import columns, matched, over_samples
 from landscape.results.pool import pool, resampled
 
 
@@ -132,3 +133,17 @@ def test_a_panel_by_rows_says_why_it_has_no_band(monkeypatch):
     ax = plots.density(spectrum, "part 1")
     assert "12 rows" in ax.texts[0].get_text()
     assert not [c for c in ax.collections if isinstance(c, PolyCollection)]
+
+
+def test_errors_of_other_analyses_say_where_they_are_those_of_a_draw():
+    """Twenty samples are drawn of each part that has more."""
+    names = [f"{name}_sampling_stderr" for name in ("first_order_rise", "worst_rise", "noise_rise", "doubling_radius")]
+    found = dataclasses.replace(sharpness(), **dict.fromkeys(names, np.full(3, 1e6)), provenance={})
+    found = dataclasses.replace(found, n_samples=np.array([500, 20, 5]))
+    drawn = dataclasses.replace(found, provenance={"draws": {"samples": 20}})
+    of_rise = [c for result in (found, drawn) for c in columns.compared([result]) if c.field == "noise_rise"]
+    beside = [c for c in columns.of_kind(found) if c.head == "± samples"]
+    assert len(beside) == 4
+    for column in (*beside, *of_rise):
+        assert ["(draw)" in column.text(drawn, p) for p in range(3)] == [True, False, False]
+        assert not any("(draw)" in column.text(found, p) for p in range(3))
