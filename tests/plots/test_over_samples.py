@@ -9,6 +9,7 @@ from results_of_all_kinds import sharpness
 from sampled import of_rows, rows
 
 from landscape import plots
+from landscape.report.figures import SHOWN, pictures
 from landscape.report.rows import rows_of
 from landscape.report.sources import Source
 from landscape.results import columns, matched, over_samples
@@ -106,6 +107,15 @@ def test_panels_and_reports_show_the_larger_error_and_the_factors():
     assert row.cells["lambda_max"].error == pytest.approx(1e-6)
     assert "trace_ratio" not in row.cells
     assert "samples" not in plots.density(bare, "part 0").texts[0].get_text()
+
+
+def test_a_report_has_the_factors_where_there_are_errors_over_samples():
+    spectrum = dataclasses.replace(sampled_parts(), n_used=np.array([30, 12]), provenance={})
+    for found, there in ((spectrum, True), (dataclasses.replace(spectrum, sample_trace=None, gram=None), False)):
+        drawn, _ = pictures(found)
+        assert (SHOWN["spectrum"]["summary"] in [picture.words for picture in drawn]) == there
+    names = [t.get_text() for t in plots.summary(spectrum).legends[0].get_texts()]
+    assert [name.endswith("(draw)") for name in names] == [True, False]
 
 
 def test_figure_9_says_below_its_panels_what_is_left_at_equal_size():
