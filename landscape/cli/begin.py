@@ -90,7 +90,10 @@ def _tell_draws(console: Console, objective: Objective) -> None:
     """Print how many samples are drawn to represent all."""
     drawn, largest = int(objective.counts.sum()), 0.0 if objective.draws is None else objective.draws.factors.max()
     how = "in proportion to their uncertainty" if largest > 1 else "alike, as their uncertainty varies little"
-    console.note(f"{drawn:,} of {int(objective.population.sum()):,} samples are drawn, {how}")
+    console.note(
+        f"{drawn:,} of {int(objective.population.sum()):,} samples are drawn, {how}; errors over samples are those of "
+        "the draw"
+    )
 
 
 @torch.no_grad()

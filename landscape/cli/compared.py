@@ -169,7 +169,12 @@ COMPARISONS: Mapping[str, Comparison] = {
             "ascent steps": lambda s: _words(s.stated("options", "ascent_steps", of=object)),
         },
         counts={"n_samples": "samples"},
-        marks={"?": "± ? the error is unknown: one draw cannot tell its own spread"},
+        marks={
+            "?": "± ? the error is unknown: one draw cannot tell its own spread, nor can one sample",
+            "(s.e.)": "(s.e.) over the random directions, larger than the error over samples, or the file has none",
+            "(spread)": "(spread) over the random directions, larger than the error over samples, or the file has none",
+            "(draw)": OF_DRAW,
+        },
         remarks=lambda sharpness: "",
     ),
     "surface": Comparison(

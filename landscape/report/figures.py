@@ -20,7 +20,7 @@ MOST_NUMBERS = 20
 
 _DPI, _SHOWN_DPI = 200, 120  # pixels of a picture and of the page for an inch of the figure
 
-LEFT_OUT = ("summary", "3d", "heat", "overlay", "map", "barriers")
+LEFT_OUT = ("3d", "heat", "overlay", "map", "barriers")
 """Kinds of figures that would repeat the table, the rotating surfaces, or another figure of the page."""
 
 
@@ -68,6 +68,8 @@ def pictures(result: Result) -> tuple[list[Picture], list[str]]:
     kind = drawn_as(result)
     drawn, missing = [], []
     for name, words in SHOWN[kind].items():
+        if name == "summary" and (not isinstance(result, Spectrum) or result.sample_trace is None):
+            continue  # without errors over samples it would repeat the table
         try:
             figure = KIND_FIGURES[kind][name](result, None)
         except InputError as error:

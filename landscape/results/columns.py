@@ -142,9 +142,13 @@ def _conflicts(gradients: Any, part: int) -> str:
     return f"{100 * known.mean():.0f} %" if gradients.batch_size else f"{int(known.sum())} of {known.size}"
 
 
-def _of_draw(spectrum: Any, part: int) -> str:
+def _of_draw(result: Any, part: int) -> str:
     """Name the error over samples of a part that was drawn: it is that of the draw, not of the class."""
-    return " (draw)" if spectrum.drawn[part] else ""
+    if (drawn := getattr(result, "drawn", None)) is not None:
+        return " (draw)" if drawn[part] else ""
+    about = result.provenance.get("draws")
+    n = about.get("samples") if isinstance(about, Mapping) else None
+    return " (draw)" if isinstance(n, int) and result.n_samples[part] > n else ""
 
 
 def _of_draws(traces: Any, part: int) -> str:
@@ -355,40 +359,43 @@ TABLES: Mapping[str, Sequence[Column]] = {
         ACCURACY,
         *MEASURED,
         Column(head="SAM's step", field="first_order_rise"),
-        Column(head="± samples", field="first_order_rise_sampling_stderr"),
+        Column(head="± samples", field="first_order_rise_sampling_stderr", after=_of_draw),
         Column(
             head="worst rise",
             field="worst_rise",
             detail=lambda s: f"within {'adaptive ' * s.adaptive}rho {s.rho:g}",
             samples="worst_rise_sampling_stderr",
+            after_samples=_of_draw,
             compared=True,
             summary="worst rise in the ball",
             key="ball_rise",
         ),
-        Column(head="± samples", field="worst_rise_sampling_stderr"),
+        Column(head="± samples", field="worst_rise_sampling_stderr", after=_of_draw),
         Column(
             head="rise under noise",
             field="noise_rise",
             error="noise_rise_stderr",
             detail=lambda s: f"of {s.sigma:g}",
             samples="noise_rise_sampling_stderr",
+            after_samples=_of_draw,
             compared=True,
             summary="rise under noise",
         ),
-        Column(head="± samples", field="noise_rise_sampling_stderr"),
+        Column(head="± samples", field="noise_rise_sampling_stderr", after=_of_draw),
         Column(
             head="doubling radius",
             field="doubling_radius",
             error="doubling_radius_spread",
             of_error="spread",
             samples="doubling_radius_sampling_stderr",
+            after_samples=_of_draw,
             missing="unknown",
             endless="none",
             compared=True,
             summary="doubling noise",
             key="doubling_noise",
         ),
-        Column(head="± samples", field="doubling_radius_sampling_stderr"),
+        Column(head="± samples", field="doubling_radius_sampling_stderr", after=_of_draw),
     ),
     "sensitivity": (
         TRAINED,
@@ -436,7 +443,7 @@ TABLES: Mapping[str, Sequence[Column]] = {
         _count("in batches", "batches", when=lambda gradients: bool(gradients.batch_size)),
         LOSS,
         Column(head="|g_p|", field="norm", error="norm_stderr", summary="gradient norm", key="gradient"),
-        Column(head="± samples", field="norm_sampling_stderr"),
+        Column(head="± samples", field="norm_sampling_stderr", after=_of_draw),
         Column(
             head="cos(g_p, g)",
             field="cosine",
@@ -444,7 +451,7 @@ TABLES: Mapping[str, Sequence[Column]] = {
             summary="cosine with the whole gradient",
             key="agreement",
         ),
-        Column(head="± samples", field="cosine_sampling_stderr"),
+        Column(head="± samples", field="cosine_sampling_stderr", after=_of_draw),
         Column(head="along g", field="projected"),
         Column(head="|h_p|", field="specific"),
         Column(head="rho_p", field="radius"),
@@ -456,11 +463,18 @@ TABLES: Mapping[str, Sequence[Column]] = {
         SAMPLES,
         LOSS,
         ACCURACY,
-        Column(head="Q", field="quality", error="quality_stderr", of_error="samples", summary="feature quality"),
+        Column(
+            head="Q",
+            field="quality",
+            error="quality_stderr",
+            of_error="samples",
+            after=_of_draw,
+            summary="feature quality",
+        ),
         Column(head="Q inverse", field="quality_inverse"),
-        Column(head="Dis", field="distance", error="distance_stderr", of_error="samples"),
+        Column(head="Dis", field="distance", error="distance_stderr", of_error="samples", after=_of_draw),
         Column(head="nearest", field="nearest", cell=_nearest),
-        Column(head="Var", field="variance", error="variance_stderr", of_error="samples"),
+        Column(head="Var", field="variance", error="variance_stderr", of_error="samples", after=_of_draw),
         Column(head="|mu_c - mu|", field="mean_norm"),
         Column(head="cos(mu_c, w_c)", field="alignment"),
         Column(head="NCM ≠ net", field="disagreement", form="percent"),

@@ -28,11 +28,14 @@ from landscape.errors import InputError
 LEAST = 25
 """With fewer samples no interval is given: for a fitted class, none that was tried has its stated coverage of 90 %."""
 
+LEAST_WEIGHTED = 6
+"""The same for draws in proportion to uncertainty, whose weighted values are nearly alike."""
+
 LEAST_EFFECTIVE = 2.0
 """If a ratio rests on fewer draws than this (see `effective`), no interval is given: nothing shows its spread."""
 
-LEAST_WEIGHTED = 6
-"""The same for draws in proportion to uncertainty, whose weighted values are nearly alike."""
+
+_AT_ONCE = 2**22  # values of bootstrap draws that are kept in memory
 
 RATIO = 2.0
 """True ratio for which the power of a test is estimated."""
@@ -187,10 +190,12 @@ def interval(
     own = stderr(x)
     if own == 0:
         return float(x.mean()), float(x.mean())
-    again = x[np.random.default_rng(seed).integers(len(x), size=(repetitions, len(x)))]
-    errors = again.std(axis=1, ddof=1) / np.sqrt(len(x))
+    random, errors, off = np.random.default_rng(seed), np.zeros(repetitions), np.zeros(repetitions)
+    for which in np.array_split(np.arange(repetitions), -(-repetitions * len(x) // _AT_ONCE)):
+        again = x[random.integers(len(x), size=(len(which), len(x)))]
+        errors[which] = again.std(axis=1, ddof=1) / np.sqrt(len(x))
+        off[which] = again.mean(axis=1) - x.mean()
     # A draw that repeats a single value has no error: it counts as a deviation larger than all others.
-    off = again.mean(axis=1) - x.mean()
     t = np.divide(off, errors, out=np.where(off < 0, -np.inf, np.inf), where=errors > 0)
     low, high = np.quantile(t, [(1 - level) / 2, (1 + level) / 2], method="higher")
     return float(x.mean() - high * own), float(x.mean() - low * own)

@@ -97,7 +97,8 @@ def test_two_files_are_compared_and_what_differs_beside_the_network_is_told(here
     assert main([*COMMAND, "-o", "b.h5", "-q", "--draws", "1", "--rho", "0.1", "--ascent-steps", "3"]) == 0
     assert main(["compare", "a.h5", "b.h5"]) == 0
     out = capsys.readouterr().out
-    assert "rise under noise of 0.1 ± s.e." in out
+    assert "rise under noise of 0.1 ± samples" in out
+    assert "(s.e. ?)" in out
     assert "± ? the error is unknown: one draw" in out
     for line in ("rho: 0.05 in a; 0.1 in b", "draws: 2 in a; 1 in b", "ascent steps: 20 in a; 3 in b"):
         assert f"note: the files differ in {line}" in out

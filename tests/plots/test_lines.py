@@ -13,7 +13,7 @@ from surfaces import UNITS, grid, paraboloid, surface, three_lines
 from landscape import plots
 from landscape.errors import InputError
 from landscape.plots.layout import theme
-from landscape.results import written
+from landscape.results import columns, written
 from landscape.results.regroup import regroup
 
 # Lines.
@@ -152,6 +152,16 @@ def test_many_lines_become_groups_and_as_classes_get_a_bar_with_their_training_s
     shades = [line.get_color() for line in curves(fig.axes[0]).values()]
     brightness = [np.dot(to_rgb(shade), (0.2, 0.7, 0.1)) for shade in shades]
     assert (np.diff(brightness) > 0).all()  # from dark, the most frequent, to light, in grey too
+
+
+def test_the_legend_has_the_errors_of_barriers():
+    found = three_lines()
+    known = dataclasses.replace(found, barrier_stderr=np.full(3, 0.1))
+    entries = [t.get_text() for t in plots.surface_lines(known).axes[0].get_legend().get_texts()]
+    assert entries[0].endswith("no barrier")
+    assert entries[2].endswith(f"barrier {written.with_error(found.barrier[2], 0.1)}")
+    heads, rows = columns.table(known)
+    assert rows[2][heads.index("barrier ± samples at most")] == written.with_error(found.barrier[2], 0.1)
 
 
 def test_compared_lines_are_on_one_axes():

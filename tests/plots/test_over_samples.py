@@ -5,12 +5,14 @@ import dataclasses
 import numpy as np
 import pytest
 from matplotlib.collections import PolyCollection
+from results_of_all_kinds import sharpness
 from sampled import of_rows, rows
 
 from landscape import plots
+from landscape.report.figures import SHOWN, pictures
 from landscape.report.rows import rows_of
 from landscape.report.sources import Source
-from landscape.results import matched, over_samples
+from landscape.results import columns, matched, over_samples
 from landscape.results.pool import pool, resampled
 
 
@@ -107,6 +109,15 @@ def test_panels_and_reports_show_the_larger_error_and_the_factors():
     assert "samples" not in plots.density(bare, "part 0").texts[0].get_text()
 
 
+def test_a_report_has_the_factors_where_there_are_errors_over_samples():
+    spectrum = dataclasses.replace(sampled_parts(), n_used=np.array([30, 12]), provenance={})
+    for found, there in ((spectrum, True), (dataclasses.replace(spectrum, sample_trace=None, gram=None), False)):
+        drawn, _ = pictures(found)
+        assert (SHOWN["spectrum"]["summary"] in [picture.words for picture in drawn]) == there
+    names = [t.get_text() for t in plots.summary(spectrum).legends[0].get_texts()]
+    assert [name.endswith("(draw)") for name in names] == [True, False]
+
+
 def test_figure_9_says_below_its_panels_what_is_left_at_equal_size():
     spectrum = sampled_parts()
     fig = plots.density_grid({"CE": spectrum}, ("part 0", "part 1"))
@@ -132,3 +143,17 @@ def test_a_panel_by_rows_says_why_it_has_no_band(monkeypatch):
     ax = plots.density(spectrum, "part 1")
     assert "12 rows" in ax.texts[0].get_text()
     assert not [c for c in ax.collections if isinstance(c, PolyCollection)]
+
+
+def test_errors_of_other_analyses_say_where_they_are_those_of_a_draw():
+    """Twenty samples are drawn of each part that has more."""
+    names = [f"{name}_sampling_stderr" for name in ("first_order_rise", "worst_rise", "noise_rise", "doubling_radius")]
+    found = dataclasses.replace(sharpness(), **dict.fromkeys(names, np.full(3, 1e6)), provenance={})
+    found = dataclasses.replace(found, n_samples=np.array([500, 20, 5]))
+    drawn = dataclasses.replace(found, provenance={"draws": {"samples": 20}})
+    of_rise = [c for result in (found, drawn) for c in columns.compared([result]) if c.field == "noise_rise"]
+    beside = [c for c in columns.of_kind(found) if c.head == "± samples"]
+    assert len(beside) == 4
+    for column in (*beside, *of_rise):
+        assert ["(draw)" in column.text(drawn, p) for p in range(3)] == [True, False, False]
+        assert not any("(draw)" in column.text(found, p) for p in range(3))

@@ -198,7 +198,7 @@ def test_every_kind_has_its_figures(sources, quick_pictures):
     possible = {words for of_kind in figures.SHOWN.values() for words in of_kind.values()}
     drawn = {words for words in possible for i in pictures if i["alt"].startswith(f"{words}: ")}
     left_out = {
-        *(figures.SHOWN["spectrum"][kind] for kind in ("overlap", "gradients", "subspaces", "images")),
+        *(figures.SHOWN["spectrum"][kind] for kind in ("overlap", "gradients", "subspaces", "images", "summary")),
         figures.SHOWN["gradients"]["epochs"], figures.SHOWN["history"]["cosines"],
     }  # fmt: skip
     assert possible - drawn == left_out

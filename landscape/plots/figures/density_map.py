@@ -80,6 +80,7 @@ def density_map(
                 _beside(ax, rows, known[0][order], known[1][order], sure[order])
         hollow = "" if spectrum.converged[order].all() else "\nhollow: not converged"
         errors = [with_larger_error(spectrum, field).of_error for field in ("lambda_max", "trace")]
+        errors = ["draw" if name == "samples" and spectrum.drawn[order].all() else name for name in errors]
         top.set_xlabel(rf"$\lambda_{{\max}}$ ± {'error' if paper.is_narrow() else errors[0]}" + hollow)
         trace.set_xlabel(rf"Tr(${matrix(spectrum)}$) ± {'s.e.' if errors[1] == 'estimate' else errors[1]}")
     return fig

@@ -40,6 +40,7 @@ class _Curve:
     loss: np.ndarray
     accuracy: np.ndarray
     barrier: float  # nan where it is not known, 0 below rounding
+    barrier_error: float | None  # over samples, at most; None where it is not known
     errors: tuple[np.ndarray, np.ndarray] | None  # of loss and accuracy over samples; None where they are not drawn
 
     @property
@@ -47,7 +48,9 @@ class _Curve:
         """What the legend says."""
         if np.isnan(self.barrier):
             return self.name
-        return f"{self.name}\n" + (f"barrier {written.number(self.barrier)}" if self.barrier else "no barrier")
+        known = self.barrier_error is not None
+        size = written.with_error(self.barrier, self.barrier_error or 0.0) if known else written.number(self.barrier)
+        return f"{self.name}\n" + (f"barrier {size}" if self.barrier else "no barrier")
 
 
 @figure
@@ -174,6 +177,7 @@ def _curve(surface: Surface, p: int, name: str, colour: Any, euclidean: bool, er
         loss=loss,
         accuracy=accuracy,
         barrier=barrier,
+        barrier_error=None if surface.barrier_stderr is None else float(surface.barrier_stderr[p]),
         errors=bands,
     )
 

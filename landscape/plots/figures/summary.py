@@ -21,11 +21,12 @@ _MARKERS = "os"  # a second shape where the ten colours are used up
 def summary(spectrum: Spectrum, parts: Sequence[str] | None = None) -> Figure:
     """Draw lambda_max and trace, and their factors, with their errors against the training samples.
 
-    If the spectrum has the fields of single samples, bars are standard errors over samples, and two more panels show
-    the two factors of the trace: the uncertainty, mean tr M, and the trace per uncertainty. Otherwise bars are the
-    residual and the error of probes. A grey band is the 5 to 95 % range of the number of as many samples of the part
-    and the largest part together: a number inside the band may differ only because the part is small. An axis is
-    logarithmic if all its values are positive. Up to 12 parts are named.
+    If the spectrum has the fields of single samples, bars are standard errors over samples (for a part that is marked
+    (draw), those of its draw), and two more panels show the two factors of the trace: the uncertainty, mean tr M, and
+    the trace per uncertainty. Otherwise bars are the residual and the error of probes. A grey band is the 5 to 95 %
+    range of the number of as many samples of the part and the largest part together: a number inside the band may
+    differ only because the part is small. An axis is logarithmic if all its values are positive. Up to 12 parts are
+    named.
 
     Args:
         spectrum: the result.
@@ -119,7 +120,7 @@ def _points(
             markerfacecolor=colour if sure[i] else ground(),
             elinewidth=1,
             capsize=2,
-            label=written.shorten(spectrum.parts[p], 28),
+            label=written.shorten(spectrum.parts[p], 28) + (" (draw)" if spectrum.drawn[p] else ""),
         )
     theme.log_scale(ax.yaxis, values[list(order)])
     name_places(ax, spectrum, order)
