@@ -96,6 +96,11 @@ class Samples:
         return np.ones(len(self.members)) if draws is None else draws.factors[self.members]
 
     @property
+    def weighted(self) -> bool:
+        """Whether the samples are draws with different weights."""
+        return bool(np.ptp(self.factors) > 0)
+
+    @property
     def chances(self) -> np.ndarray:
         """The probability with which each sample was drawn, (n,); nan where the part has all its samples."""
         draws = self.objective.draws
@@ -304,10 +309,12 @@ def along_rows(found: Samples, kept: Kept) -> tuple[np.ndarray, np.ndarray]:
         kept: its rows.
 
     Returns:
-        (n,) and (n,); the second is nan if there is one sample.
+        (n,) and (n,); the second is nan if there is one sample, or if the samples are weighted draws: without those of
+        a fold that are certain to be drawn, the sharpest direction is another one.
     """
     weights = found.lengths.weights
-    return kept.gram.curvatures(kept.gram.top(weights)[1]), kept.gram.crossfitted(weights)
+    curvature = kept.gram.curvatures(kept.gram.top(weights)[1])
+    return curvature, np.full(len(weights), np.nan) if found.weighted else kept.gram.crossfitted(weights)
 
 
 def along_vector(found: Samples, top: Tensor, value: float) -> tuple[np.ndarray, np.ndarray]:
@@ -324,7 +331,8 @@ def along_vector(found: Samples, top: Tensor, value: float) -> tuple[np.ndarray,
         value: lambda_max.
 
     Returns:
-        (n,) and (n,); the directions of folds come from the Gauss-Newton part; without its rows the second is nan.
+        (n,) and (n,); the directions of folds come from the Gauss-Newton part; without its rows, and for weighted draws
+        as in `along_rows`, the second is nan.
     """
     weights, kept = found.lengths.weights, found.kept
     decay = found.objective.weight_decay if found.kind.decays else 0.0
@@ -354,8 +362,8 @@ def _along(found: Samples, top: Tensor, some: np.ndarray) -> tuple[np.ndarray, n
     if kept is not None:
         if not some.all():
             curvature = kept.gram.along(kept.rows.along(top))
-            crossfit = kept.gram.crossfitted(weights)
-        for members, combination in kept.gram.folds(weights):
+            crossfit = crossfit if found.weighted else kept.gram.crossfitted(weights)
+        for members, combination in () if found.weighted else kept.gram.folds(weights):
             own = np.zeros(len(weights), dtype=bool)
             own[members] = some[members]
             folds.append(own)

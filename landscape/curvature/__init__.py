@@ -4,6 +4,7 @@
 `matrices` make operators from an objective and from anything else; `algebra` defines what an operator can do. `lanczos`
 tridiagonalises any operator, keeps its basis where `places` says, and has the rules that end a run: a number of steps,
 `unconverged` (densities and eigenvectors), or `unsettled` (lambda_max, `extremes`). Only `restarted`, for few vectors,
-has its own rule; `pairs` finds eigenvectors by what fits into memory. `traces` and `gram` compute exact traces and products of gradients; `verify` runs PyHessian. The room
-imports `objective` and the rooms below it. Begin with `algebra`, then `kinds`.
+has its own rule; `pairs` finds eigenvectors by what fits into memory. `rows` compute all eigenvalues of Gauss-Newton
+matrices, `rows_apart` where these rows do not fit. `traces` and `gram` compute exact traces and products of gradients;
+`verify` runs PyHessian. The room imports `objective` and the rooms below it. Begin with `algebra`, then `kinds`.
 """

@@ -172,7 +172,8 @@ class Spectrum(Predicted):
     lambda_max_crossfit: Floats | None = array(
         "part",
         unit="loss",
-        doc="curvature along the other folds' sharpest directions; in expectation at most the class's lambda_max",
+        doc="curvature along the other folds' sharpest directions; in expectation at most the class's lambda_max; nan "
+        "for weighted draws",
         optional=True,
     )
     lambda_max_crossfit_stderr: Floats | None = array(

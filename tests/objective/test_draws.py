@@ -137,6 +137,7 @@ def test_a_spectrum_of_draws_states_their_error_and_keeps_what_they_are_of():
         np.testing.assert_allclose(ours, theirs, rtol=1e-8, atol=1e-14)
     assert found.sample_weight[0][own] @ found.sample_trace[0][own] == pytest.approx(found.trace[0], rel=1e-9)
     hessian = ls.spectrum(objective, samples=40, steps=25, probes=1)
+    assert np.isnan([found.lambda_max_crossfit[0], hessian.lambda_max_crossfit[0]]).all()
     mean = hessian.sample_weight[0][:40] @ hessian.sample_curvature[0][:40]
     assert mean == pytest.approx(hessian.lambda_max[0], rel=1e-6)
     with refused(InputError, "samples"):
