@@ -1,7 +1,9 @@
 """`landscape export`: results in the formats of other programs."""
 
 import csv
+import dataclasses
 import json
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 import torch
 from foreign_files import goldstein
 from results_of_all_kinds import sharpness
-from surfaces import plane_of_two, three_classes
+from surfaces import plane_of_two, three_classes, three_lines
 
 from landscape.results import Trajectory, quadrature, store
 from landscape.results.foreign import interop, tidy
@@ -140,3 +142,10 @@ def test_neither_a_checkpoint_nor_the_file_itself_is_written_over(run, save, tmp
     assert before == (file.read_bytes(), checkpoint.read_bytes())
     assert run("export", file, "--to", "npz", "-o", tmp_path / "a.npz")[0] == 0
     assert run("export", file, "--to", "npz", "-o", tmp_path / "a.npz", "--overwrite")[0] == 0
+
+
+def test_losses_over_all_samples_are_exact_also_where_another_sample_would_change_them():
+    found = dataclasses.replace(three_lines(), centre_loss_stderr=np.full(3, 0.1))
+    rows = [dict(zip(tidy.COLUMNS, row, strict=True)) for row in tidy.rows({Path("a.h5"): found})]
+    own = [row for row in rows if row["quantity"] == "centre_loss"]
+    assert [(row["error"], row["of_error"], row["exactness"]) for row in own] == [(0.1, "samples", "exact")] * 3
