@@ -6,12 +6,13 @@ over several checkpoints or epochs, tables show the last one.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from landscape.results import column_values
 from landscape.results.column import Column
 from landscape.results.measures import MEASURES
 from landscape.results.written import number
@@ -108,71 +109,6 @@ def last(result: Any) -> Any:
     return getattr(result, "last", result)
 
 
-def _ways(distances: Any) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return the distance of each part's convergence point from the start, mean and standard deviation over runs."""
-    ways = np.full((len(distances.runs), len(distances.parts)), np.nan)
-    for p, part in enumerate(distances.parts):
-        if part in distances.points:
-            ways[:, p] = distances.norm[:, distances.points.index(part)]
-    return ways.mean(axis=0), ways.std(axis=0, ddof=1) if len(ways) > 1 else None
-
-
-def _nearest(features: Any, part: int) -> str:
-    nearest = int(features.nearest[-1, part])
-    return features.parts[nearest] if 0 <= nearest < len(features.parts) else "-"
-
-
-def _strongest(sensitivity: Any) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return each part's change along the eigenvector that changes its loss most, and its error."""
-    at = sensitivity.strongest(), np.arange(len(sensitivity.parts))
-    return sensitivity.mean_loss_change[at], sensitivity.mean_loss_change_stderr[at]
-
-
-def _accuracy_there(sensitivity: Any) -> tuple[np.ndarray, np.ndarray | None]:
-    at = sensitivity.strongest(), np.arange(len(sensitivity.parts))
-    return sensitivity.mean_accuracy_change[at], sensitivity.mean_accuracy_change_stderr[at]
-
-
-def _conflicts(gradients: Any, part: int) -> str:
-    """Return how often the part's gradient has a negative cosine with others, over batches or over the other parts."""
-    others = np.delete(gradients.conflict[-1, part], part)
-    known = others[~np.isnan(others)]
-    if not known.size:
-        return "-"
-    return f"{100 * known.mean():.0f} %" if gradients.batch_size else f"{int(known.sum())} of {known.size}"
-
-
-def _of_draw(result: Any, part: int) -> str:
-    """Name the error over samples of a part that was drawn: it is that of the draw, not of the class."""
-    if (drawn := getattr(result, "drawn", None)) is not None:
-        return " (draw)" if drawn[part] else ""
-    about = result.provenance.get("draws")
-    n = about.get("samples") if isinstance(about, Mapping) else None
-    return " (draw)" if isinstance(n, int) and result.n_samples[part] > n else ""
-
-
-def _of_draws(traces: Any, part: int) -> str:
-    group = traces.parts[part]
-    drawn = traces.provenance.get("regrouped", {}).get("drawn", {}).get(group)
-    return "" if not drawn else " (draw)" if drawn == "all" else " (partly draw)"
-
-
-def _factor(name: str) -> Callable[[Any], tuple[np.ndarray, np.ndarray | None]]:
-    """Return the function that gives one of the factors of sharpness, and its error over samples, of each part."""
-
-    def values(spectrum: Any) -> tuple[np.ndarray, np.ndarray | None]:
-        from landscape.results.over_samples import factors  # it is about spectra, whose tables are made here
-
-        found = np.array([factors(spectrum, p)[name] for p in range(len(spectrum.parts))])
-        return found[:, 0], found[:, 1]
-
-    return values
-
-
-def _has_samples(spectrum: Any) -> bool:
-    return spectrum.sample_trace is not None and bool(np.isfinite(spectrum.sample_uncertainty).any())
-
-
 def _count(head: str, field: str, **more: Any) -> Column:
     return Column(head=head, field=field, form="count", **more)
 
@@ -254,11 +190,11 @@ TABLES: Mapping[str, Sequence[Column]] = {
             of_error="residual",
             sure="converged",
             samples="lambda_max_sampling_stderr",
-            after_samples=_of_draw,
+            after_samples=column_values.of_draw,
             compared=True,
             summary="lambda_max",
         ),
-        Column(head="± samples", field="lambda_max_sampling_stderr", after=_of_draw),
+        Column(head="± samples", field="lambda_max_sampling_stderr", after=column_values.of_draw),
         Column(
             head="lambda_min",
             field="lambda_min",
@@ -272,21 +208,21 @@ TABLES: Mapping[str, Sequence[Column]] = {
             error="trace_stderr",
             of_error="estimate",
             samples="trace_sampling_stderr",
-            after_samples=_of_draw,
+            after_samples=column_values.of_draw,
             compared=True,
             summary="trace",
         ),
-        Column(head="± samples", field="trace_sampling_stderr", after=_of_draw),
+        Column(head="± samples", field="trace_sampling_stderr", after=column_values.of_draw),
         *(
             Column(
                 head=heading,
                 field="sample_uncertainty",
                 error="sample_uncertainty",
                 of_error="samples",
-                values=_factor(key),
+                values=column_values.factor(key),
                 key=key,
                 doc=doc,
-                when=_has_samples,
+                when=column_values.has_samples,
                 table=False,
                 summary=heading,
             )
@@ -322,20 +258,20 @@ TABLES: Mapping[str, Sequence[Column]] = {
             error="trace_stderr",
             of_error="s.e. at most",
             samples="trace_sampling_stderr",
-            after_samples=_of_draws,
+            after_samples=column_values.of_draws,
             compared=True,
         ),
-        Column(head="± samples", field="trace_sampling_stderr", after=_of_draws),
+        Column(head="± samples", field="trace_sampling_stderr", after=column_values.of_draws),
         Column(
             head="lambda_max of G",
             field="lambda_max",
             error="lambda_max_above",
             of_error="rows left out",
             samples="lambda_max_sampling_stderr",
-            after_samples=_of_draws,
+            after_samples=column_values.of_draws,
             compared=True,
         ),
-        Column(head="± samples", field="lambda_max_sampling_stderr", after=_of_draws),
+        Column(head="± samples", field="lambda_max_sampling_stderr", after=column_values.of_draws),
     ),
     "surface": _PLANE,
     "trajectory": _PLANE,
@@ -359,43 +295,43 @@ TABLES: Mapping[str, Sequence[Column]] = {
         ACCURACY,
         *MEASURED,
         Column(head="SAM's step", field="first_order_rise"),
-        Column(head="± samples", field="first_order_rise_sampling_stderr", after=_of_draw),
+        Column(head="± samples", field="first_order_rise_sampling_stderr", after=column_values.of_draw),
         Column(
             head="worst rise",
             field="worst_rise",
             detail=lambda s: f"within {'adaptive ' * s.adaptive}rho {s.rho:g}",
             samples="worst_rise_sampling_stderr",
-            after_samples=_of_draw,
+            after_samples=column_values.of_draw,
             compared=True,
             summary="worst rise in the ball",
             key="ball_rise",
         ),
-        Column(head="± samples", field="worst_rise_sampling_stderr", after=_of_draw),
+        Column(head="± samples", field="worst_rise_sampling_stderr", after=column_values.of_draw),
         Column(
             head="rise under noise",
             field="noise_rise",
             error="noise_rise_stderr",
             detail=lambda s: f"of {s.sigma:g}",
             samples="noise_rise_sampling_stderr",
-            after_samples=_of_draw,
+            after_samples=column_values.of_draw,
             compared=True,
             summary="rise under noise",
         ),
-        Column(head="± samples", field="noise_rise_sampling_stderr", after=_of_draw),
+        Column(head="± samples", field="noise_rise_sampling_stderr", after=column_values.of_draw),
         Column(
             head="doubling radius",
             field="doubling_radius",
             error="doubling_radius_spread",
             of_error="spread",
             samples="doubling_radius_sampling_stderr",
-            after_samples=_of_draw,
+            after_samples=column_values.of_draw,
             missing="unknown",
             endless="none",
             compared=True,
             summary="doubling noise",
             key="doubling_noise",
         ),
-        Column(head="± samples", field="doubling_radius_sampling_stderr", after=_of_draw),
+        Column(head="± samples", field="doubling_radius_sampling_stderr", after=column_values.of_draw),
     ),
     "sensitivity": (
         TRAINED,
@@ -412,7 +348,7 @@ TABLES: Mapping[str, Sequence[Column]] = {
             head="loss there",
             field="mean_loss_change",
             error="mean_loss_change_stderr",
-            values=_strongest,
+            values=column_values.strongest,
             doc="change of the mean loss along the eigenvector that changes it most",
             summary="change of the loss along an eigenvector",
             key="dependence",
@@ -422,7 +358,7 @@ TABLES: Mapping[str, Sequence[Column]] = {
             field="mean_accuracy_change",
             error="mean_accuracy_change_stderr",
             form="percent",
-            values=_accuracy_there,
+            values=column_values.accuracy_there,
             doc="change of the accuracy along the eigenvector that changes the mean loss most",
             key="accuracy_dependence",
             when=lambda s: s.mean_accuracy_change is not None,
@@ -443,7 +379,7 @@ TABLES: Mapping[str, Sequence[Column]] = {
         _count("in batches", "batches", when=lambda gradients: bool(gradients.batch_size)),
         LOSS,
         Column(head="|g_p|", field="norm", error="norm_stderr", summary="gradient norm", key="gradient"),
-        Column(head="± samples", field="norm_sampling_stderr", after=_of_draw),
+        Column(head="± samples", field="norm_sampling_stderr", after=column_values.of_draw),
         Column(
             head="cos(g_p, g)",
             field="cosine",
@@ -451,12 +387,12 @@ TABLES: Mapping[str, Sequence[Column]] = {
             summary="cosine with the whole gradient",
             key="agreement",
         ),
-        Column(head="± samples", field="cosine_sampling_stderr", after=_of_draw),
+        Column(head="± samples", field="cosine_sampling_stderr", after=column_values.of_draw),
         Column(head="along g", field="projected"),
         Column(head="|h_p|", field="specific"),
         Column(head="rho_p", field="radius"),
         Column(head="of g", field="contribution", form="percent"),
-        Column(head="conflicts", field="conflict", cell=_conflicts),
+        Column(head="conflicts", field="conflict", cell=column_values.conflicts),
     ),
     "features": (
         TRAINED,
@@ -468,13 +404,13 @@ TABLES: Mapping[str, Sequence[Column]] = {
             field="quality",
             error="quality_stderr",
             of_error="samples",
-            after=_of_draw,
+            after=column_values.of_draw,
             summary="feature quality",
         ),
         Column(head="Q inverse", field="quality_inverse"),
-        Column(head="Dis", field="distance", error="distance_stderr", of_error="samples", after=_of_draw),
-        Column(head="nearest", field="nearest", cell=_nearest),
-        Column(head="Var", field="variance", error="variance_stderr", of_error="samples", after=_of_draw),
+        Column(head="Dis", field="distance", error="distance_stderr", of_error="samples", after=column_values.of_draw),
+        Column(head="nearest", field="nearest", cell=column_values.nearest),
+        Column(head="Var", field="variance", error="variance_stderr", of_error="samples", after=column_values.of_draw),
         Column(head="|mu_c - mu|", field="mean_norm"),
         Column(head="cos(mu_c, w_c)", field="alignment"),
         Column(head="NCM ≠ net", field="disagreement", form="percent"),
@@ -494,7 +430,7 @@ TABLES: Mapping[str, Sequence[Column]] = {
         Column(
             head="way to the convergence point",
             field="norm",
-            values=_ways,
+            values=column_values.ways,
             doc="Euclidean distance from the start to the part's convergence point, mean over the runs",
             summary="way to the convergence point",
             key="way",
