@@ -392,5 +392,5 @@ def test_parts_by_rows_are_measured_beside_all_samples_with_too_many_rows():
     model = network()
     own = objective(model)
     options = {"operator": "ggn", "density": True, "steps": 4, "probes": 1, "ggn_tol": 0.0, "what": ["trace"], **QUICK}
-    found = ls.Monitor(own, every=1, **options, cache_bytes=40 * 8 * own.layout.size).step()  # 40 rows of 48
+    found = ls.Monitor(own, every=1, **options, cache_bytes=40 * 8 * max(own.layout.sizes)).step()  # 40 rows of 48
     assert [found.last.ran(p) for p in range(4)] == [True, False, False, False]

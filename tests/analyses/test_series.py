@@ -245,7 +245,7 @@ def test_a_file_of_other_options_or_data_is_not_extended(run, tmp_path):
 
 def test_a_group_with_too_many_rows_is_beside_parts_by_rows(run):
     objective_, rows = objective(), 45  # of 60 of all samples, and of 40 of class 0
-    options = {"operator": "ggn", "ggn_tol": 0.0, **QUICK, "cache_bytes": rows * 8 * objective_.layout.size}
+    options = {"operator": "ggn", "ggn_tol": 0.0, **QUICK, "cache_bytes": rows * 8 * max(objective_.layout.sizes)}
     found = ls.series(ls.spectrum, objective_, str(run), with_parts=["all"], **options)
     for own in map(found.at, range(3)):
         assert [own.ran(p) for p in range(4)] == [True, False, False, False]

@@ -11,7 +11,7 @@ from landscape.cli import info
 def test_info_tells_what_a_result_holds(run, file):
     code, out, err = run("info", file)
     assert (code, err) == (0, [])
-    assert "spectrum, version 3, 3 parts" in out
+    assert "spectrum, version 4, 3 parts" in out
     assert "class 2" in out
     assert "part 3 x probe 3 x step 8" in out
     assert "all trainable" in out  # of the provenance
