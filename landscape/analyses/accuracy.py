@@ -9,7 +9,8 @@ samples uses all of them, and then has no such error.
 import logging
 import math
 from bisect import bisect_left
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -72,6 +73,15 @@ def of_draw(per_sample: Samples) -> DrawError:
     return DrawError(trace=trace, lambda_max=scatter, bias=_excess(per_sample, gram, value))
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Drawn:
+    """Draws from each part, or all of its samples."""
+
+    objective: Objective  # of the draws; parts that are used as a whole have all their samples, each with weight 1
+    pilots: dict[int, Samples] = field(default_factory=dict)
+    """The numbers of the draws of some parts, where this process has made the last pilot, which consists of them."""
+
+
 def draws_of(
     objective: Objective,
     kind: Kind,
@@ -82,7 +92,7 @@ def draws_of(
     cache_bytes: int,
     journal: Journal | None = None,
     progress: jobs.Progress | None = None,
-) -> Objective:
+) -> Drawn:
     """Draw `samples` samples of each part, or as many as `accuracy` requires.
 
     Args:
@@ -96,26 +106,28 @@ def draws_of(
         progress: see `jobs.run`.
 
     Returns:
-        The objective of the draws; a part that is used as a whole has all its samples, each with weight 1. The
-        objective itself if all samples of all parts are used.
+        The draws; of the objective itself if all samples of all parts are used.
     """
     if samples is not None:
-        return draw_samples(objective, samples, seed=seed, even=AT)
+        return Drawn(objective=draw_samples(objective, samples, seed=seed, even=AT))
     if accuracy is None:
-        return objective
+        return Drawn(objective=objective)
     reason = of_samples.refusal(objective, kind)
     with distributed.together():
         if not distributed.team().all(reason is None):
             log.info("all samples are taken, because %s", reason or "another process cannot draw")
-            return objective
+            return Drawn(objective=objective)
         if objective.evaluated is None:
             objective.evaluate()  # its pass over all samples also gives their uncertainty
     parts = objective.partition.names
     names = {f"draws of {name}": part for part, name in enumerate(parts)}
+    pilots: dict[int, Samples] = {}
 
     def compute(unit: str, report: object) -> Pilots:
         part = names[unit]
-        picked = _of_part(objective, kind, part, OF_THE_DRAW * accuracy, seed, cache_bytes)
+        picked, pilot = _of_part(objective, kind, part, OF_THE_DRAW * accuracy, seed, cache_bytes)
+        if pilot is not None and _bytes([*pilots.values(), pilot]) <= cache_bytes:
+            pilots[part] = pilot
         index = picked.index[None].astype(float)
         return Pilots(parts=(parts[part],), sample_index=index, factor=picked.factors[None])
 
@@ -127,14 +139,21 @@ def draws_of(
         used = int(own.sum())
         how = used if used < len(members) else "all"
         log.info("%s: %s of %d samples are taken for an error of %.3g", name, how, len(members), accuracy)
-    return gathered(objective, picked, {"accuracy": accuracy, "seed": seed})
+    return Drawn(objective=gathered(objective, picked, {"accuracy": accuracy, "seed": seed}), pilots=pilots)
 
 
-def _of_part(objective: Objective, kind: Kind, part: int, wanted: float, seed: int, cache_bytes: int) -> Picked:
+def _bytes(pilots: Sequence[Samples]) -> int:
+    return sum(pilot.kept.rows.n_bytes for pilot in pilots if pilot.kept is not None)
+
+
+def _of_part(
+    objective: Objective, kind: Kind, part: int, wanted: float, seed: int, cache_bytes: int
+) -> tuple[Picked, Samples | None]:
+    """Return the draws of a part, and their pilot; all samples without one if a draw would need most of them."""
     n, size = len(objective.members[part]), PILOT
     whole = pick(objective, part, n)
     if size >= WORTH * n:
-        return whole
+        return whole, None
     amount = uncertainty(objective, part)
     alone = objective.alone(objective.partition.names[part])
     while size < WORTH * n:
@@ -153,14 +172,14 @@ def _of_part(objective: Objective, kind: Kind, part: int, wanted: float, seed: i
         value = 0.0 if per_sample.kept is None else per_sample.kept.gram.top(known.weights)[0]
         trace = float(known.weights @ known.traces)
         if not (value > 0 and trace != 0):
-            return whole
+            return whole, None
         if max(error.trace / abs(trace), error.of_lambda_max / value) <= wanted:
-            return picked
+            return picked, per_sample
         of_both = (error.trace / abs(trace), 0.0), (error.lambda_max / value, error.bias / value)
         allowed = min(_share(*of_one, wanted) for of_one in of_both) * variance(amount, size) / MARGIN
         larger = bisect_left(range(n), True, lo=size + 1, key=lambda m: variance(amount, m) <= allowed)
         size = max(larger, math.ceil(GROWTH * size))
-    return whole
+    return whole, None
 
 
 def _share(error: float, bias: float, wanted: float) -> float:

@@ -275,8 +275,14 @@ def samples(
             break
         tol *= 0.5 * 1e-3 * top / left
     made = Samples(objective=objective, part=part, kind=kind, lengths=known, kept=kept, complete=complete)
-    spare = None if made.stored is None or later is None else _longest(known, made.stored, later)
-    return replace(made, lengths=replace(known, kept=spare))
+    return with_rows_for_later(made, later)
+
+
+def with_rows_for_later(found: Samples, later: Keep | None) -> Samples:
+    """Return the same, with the longest rows beside their lengths that `later` asks for, and no others."""
+    stored, known = found.stored, found.lengths
+    spare = None if stored is None or later is None else _longest(known, stored, later)
+    return replace(found, lengths=replace(known, kept=spare))
 
 
 def _longest(known: Lengths, found: Stored, keep: Keep) -> Found:
@@ -294,8 +300,7 @@ def _lengths_for_directions(
     """Return lengths of the rows of a matrix for which they are only directions, and parts of the trace."""
     if trace_tol != 0 and objective.outputs.size > FEW_OUTPUTS and factors.middle is not None:
         known = tails.lengths(objective, factors, part, keep, seed=seed)
-        exact = trace_tol is None or known.trace_stderr <= trace_tol * abs(known.weights @ known.traces)
-        if objective.team.all(bool(exact)):
+        if objective.team.all(known.exact_to(trace_tol)):
             return known
         log.info("all rows are measured, because their estimate has an error above %g of the trace", trace_tol)
     return rows.lengths(objective, factors, part, keep=keep)

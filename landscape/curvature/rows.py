@@ -84,6 +84,10 @@ class Lengths:
         """The weighted sums of `tails`, (2,)."""
         return np.zeros(2) if self.tails is None else self.weights @ self.tails
 
+    def exact_to(self, trace_tol: float | None) -> bool:
+        """Say whether the standard error of the trace is at most this fraction of it; None for no limit."""
+        return trace_tol is None or self.trace_stderr <= trace_tol * abs(float(self.weights @ self.traces))
+
     def longest(self, tol: float) -> tuple[np.ndarray, np.ndarray]:
         """Choose the fewest rows such that the others hold at most a fraction of all weighted squared lengths.
 

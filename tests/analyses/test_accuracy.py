@@ -87,7 +87,8 @@ def test_what_does_not_go_together_is_refused(objective, options, words):
         ls.spectrum(np.eye(3), accuracy=0.1)
 
 
-def test_an_interrupted_run_has_its_pilots(objective, tmp_path, monkeypatch):
+@pytest.mark.parametrize("operator", ["ggn", "hessian"])
+def test_an_interrupted_run_has_its_pilots(objective, operator, tmp_path, monkeypatch):
     # private: the pilots of an interrupted run leave no other trace than that they are not made again
     made, pilots = accuracy._of_part, []
 
@@ -99,12 +100,13 @@ def test_an_interrupted_run_has_its_pilots(objective, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(accuracy, "_of_part", counted)
-    wanted = {"operator": "ggn", "accuracy": 0.25, "out": tmp_path / "a.h5"}
+    wanted = {"operator": operator, "accuracy": 0.25, "out": tmp_path / "a.h5"}
     with pytest.raises(jobs.Interrupted):
         ls.spectrum(objective, **wanted, finished=stop)
     assert pilots == [0, 1]
     found = ls.spectrum(objective, **wanted)
     assert pilots == [0, 1]
-    plain = ls.spectrum(objective, operator="ggn", accuracy=0.25)
+    plain = ls.spectrum(objective, operator=operator, accuracy=0.25)  # the Hessian's last pilot is not computed again
     np.testing.assert_array_equal(found.sample_index, plain.sample_index)
-    np.testing.assert_allclose(found.lambda_max, plain.lambda_max, rtol=1e-12)
+    for name in ("lambda_max", "trace", "lambda_max_error", "trace_error", "sample_curvature", "gram"):
+        np.testing.assert_allclose(getattr(found, name), getattr(plain, name), rtol=1e-12, err_msg=name)
