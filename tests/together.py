@@ -29,7 +29,7 @@ ONE = {"rare": [2]}  # one sample, which most processes have none of
 
 
 def results(folder: Path, *, few: bool = False) -> None:
-    """Compute all analyses of tiny networks, or most of them; each leaves a file in the folder."""
+    """Compute all analyses of tiny networks, most of them in several ways or in one; each leaves a file."""
 
     def objective(name="mlp-tanh", partition="all", **options):
         found = CASES[name].objective(partition=partition, **options)
@@ -57,6 +57,9 @@ def results(folder: Path, *, few: bool = False) -> None:
     along_training(classes, folder)
     fewer_than_processes(objective(partition=ONE), folder)
     ls.spectrum(hungry.objective(100, outputs=6, partition="all"), out=folder / "tails.h5")
+    ls.surface1d(classes, ls.directions.random(classes, 1), n=5, out=folder / "surface.h5")
+    if few:
+        return
     # All probes in lock-step, by the traced product.
     ls.spectrum(whole, steps=5, probes=2, cache_bytes=0, out=folder / "traced.h5")
     ls.spectrum(classes, **short, vectors=2, overlap=True, out=folder / "classes.h5")
@@ -65,13 +68,10 @@ def results(folder: Path, *, few: bool = False) -> None:
     ls.spectrum(classes, operator="empirical-fisher", out=folder / "empirical.h5")
     ls.spectrum(ls.hessian(whole) - 0.5 * ls.ggn(whole), steps=5, probes=1, out=folder / "sum.h5")
     ls.gradients(classes, batches=3, samples_per_batch=6, out=folder / "batches.h5")
-    ls.surface1d(classes, ls.directions.random(classes, 1), n=5, out=folder / "surface.h5")
     uneven = 0 if is_last() else 2**30  # so that the product is kept in some processes only
     ls.spectrum(
         whole, steps=5, probes=2, cache_bytes=uneven, sampling_errors=False, trace="probes", out=folder / "uneven.h5"
     )
-    if few:
-        return
     scarce(folder)
     fitted = network(sizes=(400, 40))
     with distributed.together():

@@ -33,19 +33,12 @@ NAMES = (
     "sharpness-of-one",
     "features-of-three",
     "tails",
-    "traced",
-    "classes",
-    "exact-trace",
-    "sampled-trace",
-    "empirical",
-    "sum",
-    "batches",
     "surface",
-    "uneven",
 )
 LOST = ("killed", "hung", "killed-dealt", "hung-dealt", "killed-first")
 SCARCE = ("scarce-hessian", "scarce-rows", "scarce-gradients", "scarce-features", "scarce-sharpness")
-LARGER = (*SCARCE, "features-errors", "accuracy", "drawn", "drawn-surface")
+WAYS = ("traced", "classes", "exact-trace", "sampled-trace", "empirical", "sum", "batches", "uneven")
+LARGER = (*WAYS, *SCARCE, "features-errors", "accuracy", "drawn", "drawn-surface")
 
 
 @pytest.fixture(scope="module")
