@@ -58,6 +58,10 @@ def results(folder: Path, *, few: bool = False) -> None:
     fewer_than_processes(objective(partition=ONE), folder)
     ls.spectrum(hungry.objective(100, outputs=6, partition="all"), out=folder / "tails.h5")
     ls.surface1d(classes, ls.directions.random(classes, 1), n=5, out=folder / "surface.h5")
+    seen = CASES["mlp-tanh"].objective(partition="all")
+    if distributed.is_main():
+        assert seen.evaluation.loss > 0  # one process has looked at it, the others compute it later
+    ls.spectrum(seen, **short, out=folder / "seen.h5")
     if few:
         return
     # All probes in lock-step, by the traced product.

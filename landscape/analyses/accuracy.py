@@ -11,12 +11,13 @@ import math
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
 from landscape.analyses import samples as of_samples
 from landscape.analyses.samples import GGN_TOL, Samples
-from landscape.autodiff import distributed
+from landscape.autodiff import distributed, memory
 from landscape.curvature.kinds import Kind
 from landscape.objective import jobs
 from landscape.objective.draws import AT, Picked, draw_samples, gathered, pick, uncertainty, variance
@@ -112,13 +113,12 @@ def draws_of(
         return Drawn(objective=draw_samples(objective, samples, seed=seed, even=AT))
     if accuracy is None:
         return Drawn(objective=objective)
-    reason = of_samples.refusal(objective, kind)
     with distributed.together():
+        reason = memory.halving(partial(of_samples.refusal, objective, kind))
         if not distributed.team().all(reason is None):
             log.info("all samples are taken, because %s", reason or "another process cannot draw")
             return Drawn(objective=objective)
-        if objective.evaluated is None:
-            objective.evaluate()  # its pass over all samples also gives their uncertainty
+        _ = objective.evaluation  # its pass over all samples also gives their uncertainty
     parts = objective.partition.names
     names = {f"draws of {name}": part for part, name in enumerate(parts)}
     pilots: dict[int, Samples] = {}

@@ -115,8 +115,7 @@ class Samples:
         """An estimate of the eigenvector of lambda_max from the rows, (D,); None without rows."""
         if self.kept is None or not len(self.kept.eigen.values):
             return None
-        # The sign of an eigenvector depends on rounding; processes that multiply together need the same vector.
-        return self.kept.direction(self.objective.team.agreed(self.kept.eigen.combinations[:, 0]))
+        return self.kept.direction(self.kept.eigen.combinations[:, 0])
 
     @property
     def relative_error(self) -> float | None:

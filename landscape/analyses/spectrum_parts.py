@@ -23,7 +23,7 @@ from landscape.analyses.accuracy import draws_of
 from landscape.analyses.options import Options, Trace, all_rows, sample_by_sample, trace_of, way_of_trace
 from landscape.analyses.pooled import row_products, to_keep
 from landscape.analyses.spectrum_costs import SpectrumCosts, costs_of_matrices
-from landscape.autodiff import distributed
+from landscape.autodiff import distributed, memory
 from landscape.autodiff.costs import Plan
 from landscape.curvature import extremes, kept, places, probing, rows, traces
 from landscape.curvature.algebra import Operator
@@ -238,7 +238,7 @@ class _ObjectiveJob(Job):
         self.objective.verify()
         self.__dict__.pop("operator", None)  # with what it keeps, before the next stage keeps its own
         with distributed.together():
-            by_samples = self.by_samples
+            by_samples = memory.halving(lambda: self.by_samples)
         if self.kind.factors is not None and self.options.sampling_errors and by_samples:
             found = row_products(
                 self.used, found, self.kind.factors, self.lengths, self._lengths, cache_bytes=self.row_bytes,

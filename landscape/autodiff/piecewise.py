@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from landscape.autodiff.tracing import graph_of
 from landscape.autodiff.trees import Tree
-from landscape.errors import one_line
+from landscape.errors import is_of_memory, one_line
 
 _ATEN = torch.ops.aten
 
@@ -77,6 +77,8 @@ def obstacle(
         plain = torch.func.functionalize(lambda theta, inputs: function(theta, inputs))
         graph = graph_of(plain, tuple(theta), inputs).graph
     except Exception as error:  # a user's model may raise anything when it is traced
+        if is_of_memory(error):  # which says nothing about the model
+            raise
         return f"they cannot be traced ({one_line(error)})"
     node = _first_misfit(graph, len(theta))
     if node is None:

@@ -67,6 +67,8 @@ class Tridiagonal:
         Returns:
             Orthonormal vectors, (r, d): as the basis is kept.
         """
+        # The sign of an eigenvector depends on rounding, and each process may have its own entries of the basis.
+        coefficients = self.place.team.agreed(coefficients)
         rows = self.basis[part, probe, : len(coefficients)]
         return torch.as_tensor(coefficients.T.copy(), dtype=rows.dtype, device=rows.device) @ rows
 

@@ -138,7 +138,11 @@ class Rows(ABC):
 
     @abstractmethod
     def combined(self, factors: np.ndarray) -> Tensor:
-        """Return the sum of the rows times factors, (m,) -> (D,)."""
+        """Return the sum of the rows times factors, (m,) -> (D,).
+
+        Processes that work together use the factors of the first one: the sign of an eigenvector depends on rounding,
+        as does its direction where eigenvalues are nearly equal.
+        """
 
     @abstractmethod
     def along(self, vector: Tensor) -> np.ndarray:
@@ -164,7 +168,8 @@ class Stored(Rows):
 
     def combined(self, factors: np.ndarray) -> Tensor:
         """See `Rows.combined`."""
-        return self.place.whole(torch.from_numpy(factors).to(self.vectors) @ self.vectors, self.vectors.device)
+        own = torch.from_numpy(self.place.team.agreed(factors)).to(self.vectors) @ self.vectors
+        return self.place.whole(own, self.vectors.device)
 
     def along(self, vector: Tensor) -> np.ndarray:
         """See `Rows.along`."""

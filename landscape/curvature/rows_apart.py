@@ -51,6 +51,7 @@ class Apart(Rows):
 
     def combined(self, factors: np.ndarray) -> Tensor:
         """See `Rows.combined`."""
+        factors = self.objective.team.agreed(factors)
         samples, place = np.unique(self.sample, return_inverse=True)
         seeds = torch.zeros(len(samples), self.seeds.shape[1], dtype=torch.float64)
         seeds.index_add_(0, torch.from_numpy(place), torch.from_numpy(factors)[:, None] * self.seeds)

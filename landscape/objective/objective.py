@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -438,10 +438,16 @@ class Objective:
             for p in chosen:
                 p.requires_grad_(False)
 
-    @cached_property
+    @property
     def evaluation(self) -> Evaluation:
-        """Loss and measures of each part at the model's own parameters; NumericalError if a loss is not finite."""
-        return self.evaluate()
+        """Loss and measures of each part at the model's own parameters; NumericalError if a loss is not finite.
+
+        It is computed once; processes that work together compute it unless all of them have it.
+        """
+        if not distributed.team().all(self.evaluated is not None):
+            self.evaluate()
+        found: Evaluation = vars(self)["evaluation"]
+        return found
 
     @property
     def evaluated(self) -> Evaluation | None:
@@ -461,7 +467,7 @@ class Objective:
             NumericalError: a loss is not finite.
         """
         found = evaluation.evaluate(self, progress)
-        self.__dict__["evaluation"] = found  # where cached_property looks; the class itself is frozen
+        vars(self)["evaluation"] = found  # the class itself is frozen
         return found
 
     @property

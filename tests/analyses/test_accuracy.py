@@ -1,5 +1,6 @@
 """As many samples as an error asks for, against the matrices of all samples."""
 
+import hungry
 import numpy as np
 import pytest
 import torch
@@ -110,3 +111,9 @@ def test_an_interrupted_run_has_its_pilots(objective, operator, tmp_path, monkey
     np.testing.assert_array_equal(found.sample_index, plain.sample_index)
     for name in ("lambda_max", "trace", "lambda_max_error", "trace_error", "sample_curvature", "gram"):
         np.testing.assert_allclose(getattr(found, name), getattr(plain, name), rtol=1e-12, err_msg=name)
+
+
+def test_memory_may_run_out_before_the_first_draw():
+    plain, scarce = (hungry.objective(most, partition="all") for most in (100, 3))
+    expected, found = (ls.spectrum(own, accuracy=0.3) for own in (plain, scarce))
+    np.testing.assert_allclose(found.trace, expected.trace, rtol=1e-9)

@@ -34,6 +34,7 @@ NAMES = (
     "features-of-three",
     "tails",
     "surface",
+    "seen",
 )
 LOST = ("killed", "hung", "killed-dealt", "hung-dealt", "killed-first")
 SCARCE = ("scarce-hessian", "scarce-rows", "scarce-gradients", "scarce-features", "scarce-sharpness")

@@ -13,7 +13,7 @@ import torch
 import landscape as ls
 from landscape.autodiff import distributed, memory
 from landscape.autodiff.distributed import ALONE, Team
-from landscape.curvature import extremes, places, probing, restarted
+from landscape.curvature import extremes, places, probing, restarted, rows
 from landscape.curvature.lanczos import lanczos, probe
 from landscape.curvature.matrices import matrix
 from landscape.curvature.places import WHOLE, Place, Room
@@ -73,11 +73,16 @@ def test_a_divided_basis_gives_the_coefficients_and_the_vectors_of_a_whole_one(s
     z = torch.stack([probe(SIZE, seed=0, number=k) for k in range(rows)])[None].double()
     options = {"steps": 8, "more": lambda runs: True, "max_steps": 30}  # the basis grows
     whole = lanczos(lambda V: V @ A, z, **options)
-    found = in_threads(size, lambda team: lanczos(lambda V: V @ A, z, **options, team=team, place=Place(team)))
-    for k in range(rows):
-        solved = whole.solved(0, k)
-        vectors = torch.cat([runs.ritz_vectors(0, k, solved.vectors[:, -2:]) for runs in found], dim=1)
-        torch.testing.assert_close(vectors, whole.ritz_vectors(0, k, solved.vectors[:, -2:]), rtol=0, atol=1e-11)
+    tops = [whole.solved(0, k).vectors[:, -2:] for k in range(rows)]
+
+    def work(team):
+        runs = lanczos(lambda V: V @ A, z, **options, team=team, place=Place(team))
+        return runs, [runs.ritz_vectors(0, k, top) for k, top in enumerate(tops)]
+
+    found, pieces = zip(*in_threads(size, work), strict=True)
+    for k, top in enumerate(tops):
+        vectors = torch.cat([of_process[k] for of_process in pieces], dim=1)
+        torch.testing.assert_close(vectors, whole.ritz_vectors(0, k, top), rtol=0, atol=1e-11)
     kept = [runs.basis.shape[-1] for runs in found]
     assert sum(kept) == SIZE
     assert max(kept) == -(-SIZE // size)
@@ -228,3 +233,30 @@ def test_an_estimate_counts_the_share_of_a_basis_that_would_be_divided(fit, expe
         sampling_errors=False,
     )  # fmt: skip
     assert found.memory - 10**6 == expected * entry
+
+
+def test_rows_are_combined_with_the_factors_of_the_first_process():
+    """Another process may find an eigenvector with the other sign: their entries would not fit together."""
+    random = np.random.default_rng(0)
+    vectors, factors = torch.from_numpy(random.normal(size=(5, SIZE))), random.normal(size=5)
+    given = {"sample": np.arange(5), "row": np.zeros(5, int), "sign": np.ones(5), "n": 5, "tau_plus": 0, "tau_minus": 0}
+
+    def work(team):
+        own = rows.Stored(**given, vectors=vectors[:, team.share(SIZE)], place=Place(team))
+        return own.combined(factors if team.rank == 0 else -factors)
+
+    for found in in_threads(2, work):
+        torch.testing.assert_close(found, torch.from_numpy(factors) @ vectors)
+
+
+def test_ritz_vectors_are_combined_with_the_coefficients_of_the_first_process():
+    A = symmetric()
+    z = probe(SIZE, seed=0, number=0)[None, None].double()
+
+    def work(team):
+        run = lanczos(lambda V: V @ A, z, 20, team=team, place=Place(team))
+        y = run.solved(0, 0).vectors[:, -1:]
+        return Place(team).whole(run.ritz_vectors(0, 0, y if team.rank == 0 else -y), torch.device("cpu"))[0]
+
+    for v in in_threads(2, work):
+        assert float((A @ v - LARGE[0] * v).norm()) < 1e-6

@@ -239,3 +239,11 @@ def test_an_exact_trace_that_cannot_be_had_is_refused():
         ls.spectrum(CASES["mlp-tanh"].objective(), steps=4, trace="exact")
     with refused(InputError, trace="often"):
         ls.spectrum(CASES["mlp-tanh"].objective(), steps=4, trace="often")
+
+
+def test_memory_that_runs_out_says_nothing_about_the_model():
+    def outputs(theta, inputs):
+        raise torch.OutOfMemoryError("no memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        piecewise.obstacle(outputs, [torch.ones(2)], torch.ones(3))
