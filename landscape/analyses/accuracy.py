@@ -129,13 +129,15 @@ def draws_of(
         if pilot is not None and _bytes([*pilots.values(), pilot]) <= cache_bytes:
             pilots[part] = pilot
         index = picked.index[None].astype(float)
-        return Pilots(parts=(parts[part],), sample_index=index, factor=picked.factors[None])
+        mean = np.array([picked.uncertainty])
+        return Pilots(parts=(parts[part],), sample_index=index, factor=picked.factors[None], uncertainty=mean)
 
     found = jobs.run(list(names), compute, journal, progress)
     picked = []
-    for name, members, index, factors in zip(parts, objective.members, found.sample_index, found.factor, strict=True):
+    rows = zip(parts, objective.members, found.sample_index, found.factor, found.uncertainty, strict=True)
+    for name, members, index, factors, mean in rows:
         own = np.isfinite(index)
-        picked.append(Picked(index[own].astype(np.int64), factors[own]))
+        picked.append(Picked(index[own].astype(np.int64), factors[own], float(mean)))
         used = int(own.sum())
         how = used if used < len(members) else "all"
         log.info("%s: %s of %d samples are taken for an error of %.3g", name, how, len(members), accuracy)

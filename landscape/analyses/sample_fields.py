@@ -35,7 +35,7 @@ def statistics(found: Samples, curvature: np.ndarray, crossfit: np.ndarray) -> d
         "lambda_max_sampling_stderr": found.stderr(curvature),
         "lambda_max_crossfit": float(known.weights @ crossfit) + decay,
         "lambda_max_crossfit_stderr": found.stderr(crossfit),
-        "uncertainty": float(known.weights @ known.uncertainty),
+        "uncertainty": found.uncertainty,
         "sample_index": found.index.astype(float),
         "sample_weight": known.weights * found.factors,
         "sample_chance": found.chances,

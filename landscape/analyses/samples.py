@@ -101,6 +101,13 @@ class Samples:
         return bool(np.ptp(self.factors) > 0)
 
     @property
+    def uncertainty(self) -> float:
+        """Mean tr M of these samples; for weighted draws, which need it of all samples of the part, of all of them."""
+        draws = self.objective.draws
+        known = np.nan if draws is None else float(draws.uncertainty[self.part])
+        return known if np.isfinite(known) else float(self.lengths.weights @ self.lengths.uncertainty)
+
+    @property
     def chances(self) -> np.ndarray:
         """The probability with which each sample was drawn, (n,); nan where the part has all its samples."""
         draws = self.objective.draws

@@ -195,7 +195,8 @@ class _ObjectiveJob(Job):
             along_top = of_samples.along_vector(per_sample, found.top, float(made["lambda_max"][0]))
             fields |= sample_fields.statistics(per_sample, *along_top)
         if options.accuracy is not None:
-            made |= summaries.errors(made, self.used, part, per_sample)
+            of_rows = self.kind.has_rows or self.way_of_trace != "probes" or not traces.of_bends(self.used, self.kind)
+            made |= summaries.errors(made | fields, self.used, part, per_sample, trace_of_rows=of_rows)
         return Spectrum(**made, **fields, provenance=self.about | found.notes)
 
     def _leave_rows(self, name: str, shared: Objective) -> None:

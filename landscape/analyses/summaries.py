@@ -143,26 +143,37 @@ def _density(found: Runs, options: "Options") -> dict[str, np.ndarray]:
 
 
 def errors(
-    made: dict[str, Any], objective: Objective, part: int, per_sample: of_samples.Samples | None
+    made: dict[str, Any],
+    objective: Objective,
+    part: int,
+    per_sample: of_samples.Samples | None,
+    *,
+    trace_of_rows: bool = True,
 ) -> dict[str, np.ndarray]:
     """Return the fields with the final errors, if an accuracy was requested.
 
     Args:
-        made: the other fields of the part.
+        made: the other fields of the part; an error over samples of lambda_max itself counts if it is larger than that
+            of the rows, as where H - G is large.
         objective: model, loss and data in parts; of draws, if samples are drawn.
         part: position of the part.
         per_sample: the numbers of its samples, or None.
+        trace_of_rows: the trace is that of the rows; else the error of its draw is unknown.
 
     Returns:
-        Fields by name; nan for a draw whose error is unknown without the numbers of its samples.
+        Fields by name; nan for a draw whose error is unknown.
     """
     of_draw = DrawError(trace=0.0, lambda_max=0.0)
     if objective.draws is not None and not objective.draws.whole[part]:
         unknown = DrawError(trace=np.nan, lambda_max=np.nan)
         of_draw = unknown if per_sample is None else accuracy.of_draw(per_sample)
+    of_lambda_max = of_draw.of_lambda_max
+    if of_lambda_max > 0 and (own := made.get("lambda_max_sampling_stderr")) is not None:
+        of_lambda_max = max(of_lambda_max, float(np.hypot(own[0], of_draw.bias)))
+    of_trace = of_draw.trace if trace_of_rows or of_draw.trace == 0 else np.nan
     return {
-        "lambda_max_error": np.hypot(made["lambda_max_residual"], of_draw.of_lambda_max),
-        "trace_error": np.hypot(made["trace_stderr"], of_draw.trace),
+        "lambda_max_error": np.hypot(made["lambda_max_residual"], of_lambda_max),
+        "trace_error": np.hypot(made["trace_stderr"], of_trace),
     }
 
 

@@ -44,6 +44,8 @@ def show(console: Console, found: Spectrum) -> None:
 
 
 def _within(value: float, ends: tuple[float, float]) -> str:
+    if ends == (value, value):  # known exactly
+        return written.number(value)
     known = not all(map(math.isnan, ends))
     return "-" if math.isnan(value) else f"{written.number(value)} ({_interval(ends) if known else '?'})"
 

@@ -53,6 +53,7 @@ class Picked:
 
     index: np.ndarray  # (n,) the sample that each draw is
     factors: np.ndarray  # (n,) n / (N pi) of each
+    uncertainty: float = np.nan  # mean tr M of all samples of the part, if the draws are in proportion to it
 
 
 @checked
@@ -139,6 +140,7 @@ def gathered(objective: Objective, picked: Sequence[Picked], about: Mapping[str,
         chances=np.concatenate(chances),
         whole=np.array(whole),
         population=objective.population,
+        uncertainty=np.array([own.uncertainty for own in picked]),
     )
     part_of = np.repeat(np.arange(len(index)), [len(own) for own in index])
     return replace(
@@ -201,7 +203,7 @@ def _drawn(
         return Picked(np.sort(random.choice(members, n, replace=False)), np.ones(n))
     chances = inclusion(amount, n, even)
     chosen = systematic(chances, random)
-    return Picked(members[chosen], len(chosen) / (len(members) * chances[chosen]))
+    return Picked(members[chosen], len(chosen) / (len(members) * chances[chosen]), float(amount.mean()))
 
 
 def systematic(chances: np.ndarray, random: np.random.Generator) -> np.ndarray:

@@ -340,6 +340,7 @@ class Objective:
                 of=self.draws.of.alone(name),
                 whole=self.draws.whole[chosen],
                 population=self.draws.population[chosen],
+                uncertainty=self.draws.uncertainty[chosen],
             )
         members = self.members[self.part(name)] if own else one.indices(0)
         return replace(self, partition=one, members=(members,), draws=draws)

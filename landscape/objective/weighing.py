@@ -32,6 +32,7 @@ class Draws:
     chances: np.ndarray  # (M,) pi; nan where a part has all its samples, which then stand for all others of their kind
     whole: np.ndarray  # (P,) whether a part has all its samples
     population: np.ndarray  # (P,) samples that the draws of a part stand for
+    uncertainty: np.ndarray  # (P,) mean tr M of all of these, if the draws are in proportion to it; else nan
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

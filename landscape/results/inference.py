@@ -29,7 +29,7 @@ LEAST = 25
 """With fewer samples no interval is given: for a fitted class, none that was tried has its stated coverage of 90 %."""
 
 LEAST_WEIGHTED = 6
-"""The same for draws in proportion to uncertainty, whose weighted values are nearly alike."""
+"""The same for draws in proportion to uncertainty that are not certain: their weighted values are nearly alike."""
 
 LEAST_EFFECTIVE = 2.0
 """If a ratio rests on fewer draws than this (see `effective`), no interval is given: nothing shows its spread."""
@@ -62,8 +62,8 @@ def draws(values: np.ndarray, weights: np.ndarray, chances: np.ndarray | None = 
         return x
     left = np.sqrt(np.maximum(1 - chances, 0))
     m = np.count_nonzero(left)
-    if m < 2:  # no two draws show how much another draw would differ: independent draws are an upper bound
-        return x
+    if m < (2 if np.ptp(chances) == 0 else LEAST_WEIGHTED):
+        return x  # too few show how much another draw would differ: independent draws are an upper bound
     off = left * (x - (x @ left / left.sum())[..., None])  # their mean is zero
     moved: np.ndarray = x.mean(axis=-1, keepdims=True) + np.sqrt(m * (n - 1) / ((m - 1) * n)) * off
     return moved
@@ -169,23 +169,30 @@ def ratio_interval(
 
 
 def interval(
-    x: np.ndarray, *, least: int | None = None, level: float = 0.9, repetitions: int = 2000, seed: int = 0
+    x: np.ndarray,
+    *,
+    n: int | None = None,
+    least: int | None = None,
+    level: float = 0.9,
+    repetitions: int = 2000,
+    seed: int = 0,
 ) -> tuple[float, float]:
     """Return an interval for the mean of independent, possibly skewed values, by the bootstrap of Student's t.
 
     Args:
         x: (m,).
-        least: with fewer values no interval is given; None means `LEAST`.
+        n: number of values that could have been others; None means all.
+        least: with fewer of these no interval is given; None means `LEAST`.
         level: coverage of the interval.
         repetitions: number of bootstrap draws.
         seed: of the draws.
 
     Returns:
-        Lower and upper end; nan for fewer than `least` values.
+        Lower end, at least 0 if all values are, and upper end; nan for fewer than `least` values.
 
     Source: Efron and Tibshirani 1993, section 12.5.
     """
-    if len(x) < (LEAST if least is None else least):
+    if (len(x) if n is None else n) < (LEAST if least is None else least):
         return float("nan"), float("nan")
     own = stderr(x)
     if own == 0:
@@ -198,7 +205,8 @@ def interval(
     # A draw that repeats a single value has no error: it counts as a deviation larger than all others.
     t = np.divide(off, errors, out=np.where(off < 0, -np.inf, np.inf), where=errors > 0)
     low, high = np.quantile(t, [(1 - level) / 2, (1 + level) / 2], method="higher")
-    return float(x.mean() - high * own), float(x.mean() - low * own)
+    least_end = float(x.mean() - high * own)
+    return max(0.0, least_end) if x.min() >= 0 else least_end, float(x.mean() - low * own)
 
 
 def bracket(

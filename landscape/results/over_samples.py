@@ -7,6 +7,7 @@ strongly correlated, so the second factor is known from far fewer samples than t
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +23,7 @@ class OverSamples:
     """The numbers of one part with their errors over samples; nan if there is none."""
 
     n: int
+    n_random: int  # samples that could have been others: draws that were certain could not
     weighted: bool  # the samples are draws in proportion to uncertainty
     lambda_max: tuple[float, float]  # value and standard error
     lambda_max_interval: tuple[float, float]
@@ -37,7 +39,7 @@ class OverSamples:
     @property
     def resolved(self) -> bool:
         """Whether there are enough samples, and lambda_max and trace have relative errors of at most `RESOLVED`."""
-        return self.n >= (inference.LEAST_WEIGHTED if self.weighted else inference.LEAST) and all(
+        return self.n_random >= (inference.LEAST_WEIGHTED if self.weighted else inference.LEAST) and all(
             error <= RESOLVED * abs(value) for value, error in (self.lambda_max, self.trace)
         )
 
@@ -60,29 +62,39 @@ def of_part(found: Spectrum, p: int, *, level: float = 0.9) -> OverSamples | Non
     n = len(traces)
     value, error = float(found.lambda_max[p]), inference.stderr(curvatures)
     crossfit, crossfit_error = float(found.lambda_max_crossfit[p]), float(found.lambda_max_crossfit_stderr[p])
-    weighted = tell is not None and _weights_vary(found, p)
-    interval = partial(inference.interval, level=level, least=inference.LEAST_WEIGHTED if weighted else inference.LEAST)
+    weighted, n_random = known_exactly(found, p), n if tell is None else int(np.count_nonzero(tell))
+    least = inference.LEAST_WEIGHTED if weighted else inference.LEAST
+    interval = partial(inference.interval, level=level, n=n_random, least=least)
     # Around the trace itself: that of a Hessian may differ from the traces of the samples' Gauss-Newton parts.
     low, high = (end + float(found.trace[p] - traces.mean()) for end in interval(traces))
-    mean = float(uncertainty.mean())
+    made: dict[str, Any] = {"n": n, "n_random": n_random, "weighted": weighted, "lambda_max": (value, error)} | factors(
+        found, p
+    )
+    made |= {"trace": (float(found.trace[p]), inference.stderr(traces)), "trace_interval": (low, high)}
+    if weighted:
+        mean = made["uncertainty"][0]
+        ends = inference.around(float(curvatures.mean()), error, n_random, level=level)
+        return OverSamples(
+            **made,
+            lambda_max_interval=inference.around(value, error, n_random, level=level),
+            uncertainty_interval=(mean, mean),
+            trace_ratio_interval=_divided(interval(traces), mean),
+            lambda_max_ratio_interval=_divided(ends, mean),
+        )
     ratio_low, ratio_high = inference.ratio_interval(curvatures, uncertainty, level=level, tell=tell)
-    of_lambda_max = inference.bracket(value, error, crossfit, crossfit_error, n, level=level)
-    if tell is not None and weighted:
-        of_lambda_max = inference.around(value, error, int(np.count_nonzero(tell)), level=level)
-    elif not np.isnan(ratio_low):  # as for lambda_max itself, the lower end starts from the cross-fitted value
-        ratio_low = float(np.maximum(0.0, ratio_low - (value - crossfit) / mean))
+    if not np.isnan(ratio_low):  # as for lambda_max itself, the lower end starts from the cross-fitted value
+        ratio_low = float(np.maximum(0.0, ratio_low - (value - crossfit) / float(uncertainty.mean())))
     return OverSamples(
-        n=n,
-        weighted=weighted,
-        lambda_max=(value, error),
-        lambda_max_interval=of_lambda_max,
-        trace=(float(found.trace[p]), inference.stderr(traces)),
-        trace_interval=(low, high),
+        **made,
+        lambda_max_interval=inference.bracket(value, error, crossfit, crossfit_error, n, level=level),
         uncertainty_interval=interval(uncertainty),
         trace_ratio_interval=inference.ratio_interval(traces, uncertainty, level=level, tell=tell),
         lambda_max_ratio_interval=(ratio_low, ratio_high),
-        **factors(found, p),
     )
+
+
+def _divided(ends: tuple[float, float], by: float) -> tuple[float, float]:
+    return (ends[0] / by, ends[1] / by) if by > 0 else (np.nan, np.nan)
 
 
 def factors(found: Spectrum, p: int) -> dict[str, tuple[float, float]]:
@@ -98,6 +110,11 @@ def factors(found: Spectrum, p: int) -> dict[str, tuple[float, float]]:
     if (known := _draws(found, p)) is None:
         return dict.fromkeys(("uncertainty", "trace_ratio", "lambda_max_ratio"), (np.nan, np.nan))
     traces, curvatures, uncertainty, _ = known
+    if known_exactly(found, p) and found.uncertainty is not None:
+        exact = float(found.uncertainty[p])
+        each = {"trace_ratio": traces, "lambda_max_ratio": curvatures}
+        of_ratios = {name: _divided((float(x.mean()), inference.stderr(x)), exact) for name, x in each.items()}
+        return {"uncertainty": (exact, 0.0), **of_ratios}
     return {
         "uncertainty": (float(uncertainty.mean()), inference.stderr(uncertainty)),
         "trace_ratio": inference.ratio(traces, uncertainty),
@@ -121,10 +138,20 @@ def repeated(found: Spectrum, p: int) -> bool:
     return len(index) > 1 and len(np.unique(index)) == 1
 
 
-def _weights_vary(found: Spectrum, p: int) -> bool:
-    weights = np.empty(0) if found.sample_weight is None else found.sample_weight[p]
-    known = weights[np.isfinite(weights)]
-    return len(known) > 0 and bool(np.ptp(known) > 1e-9 * known.max())
+def known_exactly(found: Spectrum, p: int) -> bool:
+    """Say whether a part's samples are draws in proportion to tr M, which is then known of all of its samples.
+
+    Args:
+        found: the spectrum.
+        p: position of the part.
+
+    Returns:
+        Whether they are; not for draws of earlier versions, with replacement.
+    """
+    if found.sample_weight is None or found.sample_chance is None or not np.isfinite(found.sample_chance[p]).any():
+        return False
+    known = found.sample_weight[p][np.isfinite(found.sample_weight[p])]
+    return bool(np.ptp(known) > 1e-9 * known.max())
 
 
 def _draws(found: Spectrum, p: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None] | None:

@@ -182,7 +182,8 @@ class Spectrum(Predicted):
     uncertainty: Floats | None = array(
         "part",
         unit="loss",
-        doc="mean trace of the loss's Hessian in the logits, tr M; 1 - sum p^2 for cross-entropy",
+        doc="mean trace of the loss's Hessian in the logits, tr M; 1 - sum p^2 for cross-entropy. For weighted draws, "
+        "that of all samples of the part",
         optional=True,
     )
     sample_index: Floats | None = array(
@@ -428,3 +429,4 @@ class Pilots(Result):
     parts: tuple[str, ...] = array("part", doc="names of the parts")
     sample_index: Floats = array("part", "sample", doc="position of each draw's sample in the data; nan for none")
     factor: Floats = array("part", "sample", doc="what its loss is multiplied by; nan for none")
+    uncertainty: Floats = array("part", doc="mean tr M of all samples of a part of weighted draws; else nan")

@@ -224,14 +224,14 @@ def test_few_samples_and_large_errors_are_marked():
     found = dataclasses.replace(
         found,
         **{n: even for n in dir(found) if n.startswith("sample_") and getattr(found, n) is not None}
-        | {"sample_index": np.arange(75.0).reshape(3, 25)},
+        | {"sample_index": np.arange(75.0).reshape(3, 25), "sample_chance": None},
     )
     assert over_samples.of_part(found, 0).resolved
     one = dataclasses.replace(over_samples.of_part(found, 0), lambda_max=(1.0, 0.33), trace=(-1.0, 0.33))
     assert one.resolved
     assert not dataclasses.replace(one, trace=(1.0, 0.34)).resolved
     assert not dataclasses.replace(one, lambda_max=(1.0, 0.34)).resolved
-    assert not dataclasses.replace(one, n=24).resolved
+    assert not dataclasses.replace(one, n_random=24).resolved
 
 
 def test_rows_are_refused_where_they_cannot_be_had():

@@ -267,3 +267,48 @@ def test_few_weighted_draws_have_intervals_and_few_samples_have_none():
     assert np.isfinite([one.trace_interval, one.uncertainty_interval]).all()
     assert np.isnan([other.trace_interval, other.uncertainty_interval, other.lambda_max_interval]).all()
     assert not other.resolved
+
+
+def test_the_uncertainty_of_weighted_draws_is_that_of_all_samples():
+    """The draws know it: those of small tr M, on which its estimate depends, are hardly ever among few."""
+    objective = network()
+    found, whole = (ls.spectrum(objective, operator="ggn", samples=n) for n in (12, None))
+    assert found.uncertainty[0] == pytest.approx(whole.uncertainty[0], rel=1e-12)
+    one = over_samples.of_part(found, 0)
+    assert one.uncertainty == (pytest.approx(whole.uncertainty[0], rel=1e-12), 0)
+    for ratio, ends, number, own in (
+        (one.trace_ratio, one.trace_ratio_interval, one.trace, one.trace_interval),
+        (one.lambda_max_ratio, one.lambda_max_ratio_interval, one.lambda_max, one.lambda_max_interval),
+    ):
+        np.testing.assert_allclose(np.array([*ratio, *ends]) * one.uncertainty[0], [*number, *own], rtol=1e-9)
+
+
+def test_intervals_ask_for_draws_that_could_have_been_others():
+    objective = network(sizes=(60, 7))
+    found = ls.spectrum(objective, operator="ggn", samples=6)
+    one = over_samples.of_part(found, 1)
+    assert one.n == 6 > one.n_random
+    assert np.isnan([one.trace_interval, one.lambda_max_interval]).all()
+    assert not one.resolved
+
+
+def test_few_random_draws_state_the_error_of_independent_ones():
+    """Two of 100, one of them nearly certain: the other alone has all of the variance, and seldom shows it."""
+    random = np.random.default_rng(0)
+    y, chances = random.lognormal(sigma=1, size=100), np.r_[0.95, np.full(99, 1.05 / 99)]
+    means, errors = [], []
+    for _ in range(2000):
+        drawn = draws.systematic(chances, random)
+        x = inference.draws(y[drawn], 1 / (100 * chances[drawn]), chances[drawn])
+        means.append(x.mean())
+        errors.append(inference.stderr(x))
+    assert np.sqrt(np.mean(np.square(errors))) > 0.95 * np.std(means)
+
+
+def test_the_error_of_lambda_max_of_a_smooth_network_is_not_that_of_its_rows_alone():
+    """H - G has most of this curvature; the trace of H has no rows, so that the error of its draw is unknown."""
+    objective = network(sizes=(200, 150), scale=8.0)
+    found = ls.spectrum(objective, accuracy=0.1, seed=2)
+    assert found.n_used[0] < 200
+    assert found.lambda_max_error[0] >= found.lambda_max_sampling_stderr[0]
+    assert np.isnan(found.trace_error[0])
