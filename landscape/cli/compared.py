@@ -126,6 +126,15 @@ def _range(coordinates: Any) -> str:
     return f"{coordinates[0]:g}:{coordinates[-1]:g}:{len(coordinates)}"
 
 
+def _draw(result: Result) -> str:
+    """Name the draw of samples that the numbers of a result are of."""
+    n = result.stated("draws", "samples", of=int)
+    if n is None:
+        return "all"
+    seed, digest = result.stated("draws", "seed", of=int), result.stated("draws", "sha256", of=str)
+    return f"{n} by seed {seed}, SHA-256 {digest or 'unknown':.8}"
+
+
 OF_DRAW = (
     "(draw) ± samples is the error of the draw, against all samples of the part; elsewhere it is what other samples of "
     "the same class would change"
@@ -167,6 +176,7 @@ COMPARISONS: Mapping[str, Comparison] = {
             "sigma": lambda s: f"{s.sigma:g}",
             "draws": lambda s: s.draws,
             "ascent steps": lambda s: _words(s.stated("options", "ascent_steps", of=object)),
+            "samples drawn of each part": _draw,
         },
         counts={"n_samples": "samples"},
         marks={
@@ -185,9 +195,10 @@ COMPARISONS: Mapping[str, Comparison] = {
             "unit lengths": lambda s: ", ".join(f"{u:.4g}" for u in s.unit_length),
             "radius of the worst rise": lambda s: f"{s.radius:.4g}",
             "batch norm": lambda s: s.batch_norm,
+            "samples drawn of each part": _draw,
         },
         counts={"n_samples": "samples"},
-        marks={},
+        marks={"draw)": OF_DRAW},
         remarks=lambda surface: surface.verdict,
     ),
 }

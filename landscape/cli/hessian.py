@@ -28,6 +28,7 @@ from landscape.errors import InputError
 from landscape.objective.objective import Objective
 from landscape.results import Spectrum, columns
 from landscape.results.predicted import FIELDS
+from landscape.results.written import short
 
 SPECTRUM = cloup.option_group(
     "Spectrum",
@@ -361,28 +362,35 @@ def _reached(console: Console, found: Spectrum) -> None:
                 (found.trace[p], found.trace_error[p]),
             )
         ]
-        missed = "" if all(error <= wanted for error in errors) else f", above the requested {wanted:.2%}"
+        missed = "" if all(error <= wanted for error in errors) else f", above the requested {_percent(wanted)}"
         console.note(
-            f"{part}: {used if used < n else 'all'} of {n:,} samples, lambda_max within {errors[0]:.1%}, trace within "
-            f"{errors[1]:.1%}{missed}"
+            f"{part}: {used if used < n else 'all'} of {n:,} samples, lambda_max within {_percent(errors[0])}, "
+            f"trace within {_percent(errors[1])}{missed}"
         )
+
+
+def _percent(share: float) -> str:
+    return f"{short(100 * share)}%"
 
 
 def _doubts(console: Console, found: Spectrum) -> None:
     """Name the parts whose lambda_max has not converged, or might not be the largest."""
+    options = found.provenance["options"]
+    by_accuracy = options["accuracy"] is not None and options["tol"] is None
+    longer = "raise --accuracy, which sets its tolerance" if by_accuracy else "set --tol and --max-steps"
     for p in np.flatnonzero(~found.converged).tolist():
         if found.ran(p):
             remedy = f" after {int(found.runs(p)[2].max())} steps; raise --steps or set --tol"
         else:
             by_rows = found.eigenvalues is not None and np.isfinite(found.eigenvalues[p]).any()
-            remedy = "; lower --ggn-tol" if by_rows else "; set --tol and --max-steps"
+            remedy = "; lower --ggn-tol" if by_rows else f"; {longer}"
         console.note(
             f"* lambda_max of {found.parts[p]} has not converged: residual {found.lambda_max_residual[p]:.2g} of "
             f"{found.lambda_max[p]:.4g}{remedy}"
         )
     if found.largest_at_most is None:
         return
-    given = found.provenance["options"]["gap"]
+    given = options["gap"]
     allowed = (GAP if given is None else given) * np.abs(found.lambda_max)
     if given is None and found.lambda_max_sampling_stderr is not None:
         allowed = np.fmax(allowed, found.lambda_max_sampling_stderr)

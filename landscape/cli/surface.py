@@ -16,6 +16,7 @@ from landscape.cli import along as alongs
 from landscape.cli.analysis import checkpoint, numbers, output, parts, samples
 from landscape.cli.around import AROUND, line
 from landscape.cli.begin import begin, result_path
+from landscape.cli.compared import OF_DRAW
 from landscape.cli.console import Console
 from landscape.cli.directed import DIRECTIONS, Chosen, directed
 from landscape.cli.options import (
@@ -37,7 +38,7 @@ from landscape.objective.batch_norm import DEFAULT, POLICIES, BatchNorm, policie
 from landscape.objective.loading import taken
 from landscape.objective.objective import Objective
 from landscape.objective.runs import Stage
-from landscape.results import Surface, columns, disk, hdf5, store
+from landscape.results import Surface, column_values, columns, disk, hdf5, store
 from landscape.results.foreign import surface_files
 from landscape.results.predicted import FIELDS
 
@@ -340,6 +341,8 @@ def conclude(console: Console, result: Surface, path: Path) -> None:
     """
     heads, rows = columns.table(result)
     console.table(heads, rows, title=result.title)
+    if column_values.drawn(result).any():
+        console.note(OF_DRAW)
     console.say(f"verdict: {result.verdict}")
     console.say(f"result: {path}\nfigure: landscape plot {path}")
 

@@ -260,7 +260,8 @@ def evaluate(
         journal: keeps finished blocks; see `jobs.run`.
         progress: see `jobs.run`.
         name: distinguishes the blocks of this list from others in the same journal.
-        block: points of one unit of work; with several ranks fewer, where all then have about as many.
+        block: points of one unit of work at most; with several ranks fewer, where all then have about as many. Where
+            the journal has units of another size, it is theirs, so that another number of ranks keeps all points.
         as_it_is: use each point's own running statistics, whatever the policy for batch norm.
 
     Returns:
@@ -269,11 +270,9 @@ def evaluate(
     Raises:
         StoreError: a finished block in the journal is of other points.
     """
-    block = of_a_unit(len(points), block, distributed.world())
-    blocks = {
-        f"{name} {some[0]} to {some[-1]}": some
-        for some in (list(points[i : i + block]) for i in range(0, len(points), block))
-    }
+    blocks = _blocks(name, points, of_a_unit(len(points), block, distributed.world()))
+    if journal is not None and points:
+        blocks = _begun(journal, [blocks, *(_blocks(name, points, size) for size in range(block, 0, -1))])
 
     def compute(unit: str, report: Callable[[float], None]) -> Points:
         some, found = blocks[unit], []
@@ -294,6 +293,20 @@ def evaluate(
         where = "its blocks" if journal is None else journal.folder
         raise StoreError(f"{where} is damaged: pass {arg('overwrite', True)} to begin anew, or choose another file")
     return result
+
+
+def _blocks(name: str, points: Sequence[int], size: int) -> dict[str, list[int]]:
+    """Return the units of work, each of so many points, by their names."""
+    each = (list(points[i : i + size]) for i in range(0, len(points), size))
+    return {f"{name} {some[0]} to {some[-1]}": some for some in each}
+
+
+def _begun(journal: Journal, divisions: Sequence[dict[str, list[int]]]) -> dict[str, list[int]]:
+    """Return the division of which most points are finished, the same on all ranks; the first one if none are."""
+    kept = [sum(len(some) for unit, some in blocks.items() if journal.has(unit)) for blocks in divisions]
+    with distributed.together():  # a file may be seen by one rank before the others
+        agreed = distributed.team().agreed(np.array(kept))
+    return divisions[int(agreed.argmax())]
 
 
 def of_a_unit(n: int, most: int, ranks: int) -> int:

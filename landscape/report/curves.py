@@ -53,22 +53,23 @@ _FIRST = ("lambda_max", "doubling_radius", "ball_rise", "gradient", "quality")
 
 
 def densities(sources: Sequence[Source]) -> dict[str, Any] | None:
-    """Return the quadratures of all spectra.
+    """Return the quadratures of all spectra, without parts that have no density.
 
     Args:
         sources: the results.
 
     Returns:
-        None without spectra. Otherwise the nodes and weights of each probe, part by part, and the limits of the axes:
+        None without a density. Otherwise the nodes and weights of each probe, part by part, and the limits of the axes:
         the smallest and the largest node, and the lowest density to show.
     """
-    spectra = [(s.model, s.result) for s in sources if isinstance(s.result, Spectrum)]
+    every = [(s.model, s.result) for s in sources if isinstance(s.result, Spectrum)]
+    spectra = [(m, s) for m, s in every if any(s.has_density_of(p) for p in range(len(s.parts)))]
     if not spectra:
         return None
     curves = [_quadratures(model, spectrum) for model, spectrum in spectra]
     return {
         "spectra": curves,
-        "parts": list(dict.fromkeys(part for _, spectrum in spectra for part in spectrum.parts)),
+        "parts": list(dict.fromkeys(part for curve in curves for part in curve["parts"])),
         "floor": FLOOR,
         "size": max(spectrum.size for _, spectrum in spectra),
     }
@@ -77,6 +78,8 @@ def densities(sources: Sequence[Source]) -> dict[str, Any] | None:
 def _quadratures(model: str, spectrum: Spectrum) -> dict[str, Any]:
     parts = {}
     for p, part in enumerate(spectrum.parts):
+        if not spectrum.has_density_of(p):
+            continue
         nodes, weights = quadrature.of_part(spectrum, p)
         top, trace = (with_larger_error(spectrum, field).text(spectrum, p) for field in ("lambda_max", "trace"))
         parts[part] = {

@@ -42,20 +42,31 @@ def conflicts(gradients: Any, part: int) -> str:
     return f"{100 * known.mean():.0f} %" if gradients.batch_size else f"{int(known.sum())} of {known.size}"
 
 
-def of_draw(result: Any, part: int) -> str:
-    """Name the error over samples of a part that was drawn: it is that of the draw, not of the class."""
-    if (drawn := getattr(result, "drawn", None)) is not None:
-        return " (draw)" if drawn[part] else ""
+def drawn(result: Any) -> np.ndarray:
+    """Say which parts' numbers, or some of which groups', are of a draw from their samples, (P,)."""
+    known: np.ndarray | None = getattr(result, "drawn", None)
+    if known is not None:
+        return known
+    if (groups := _drawn_groups(result)) is not None:
+        return np.array([part in groups for part in result.parts])
     about = result.provenance.get("draws")
     n = about.get("samples") if isinstance(about, Mapping) else None
-    return " (draw)" if isinstance(n, int) and result.n_samples[part] > n else ""
+    return np.array([isinstance(n, int) and bool(of > n) for of in result.n_samples])
 
 
-def of_draws(traces: Any, part: int) -> str:
-    """Say whether a group consists of parts that were drawn."""
-    group = traces.parts[part]
-    drawn = traces.provenance.get("regrouped", {}).get("drawn", {}).get(group)
-    return "" if not drawn else " (draw)" if drawn == "all" else " (partly draw)"
+def of_draw(result: Any, part: int) -> str:
+    """Mark a number of a part that was drawn, or of a group with such parts: its error is that of the draw."""
+    if not drawn(result)[part]:
+        return ""
+    some = (_drawn_groups(result) or {}).get(result.parts[part]) == "some"
+    return " (partly draw)" if some else " (draw)"
+
+
+def _drawn_groups(result: Any) -> Mapping[str, Any] | None:
+    """Return "all" or "some" for each group of which all or some parts were drawn; None for parts themselves."""
+    groups = result.provenance.get("regrouped")
+    found = groups.get("drawn", {}) if isinstance(groups, Mapping) else None
+    return found if isinstance(found, Mapping) else None
 
 
 def factor(name: str) -> Callable[[Any], tuple[np.ndarray, np.ndarray | None]]:

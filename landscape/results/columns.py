@@ -49,9 +49,8 @@ def compared(results: Sequence[Any]) -> list[Column]:
 
 
 def has_samples(column: Column, results: Sequence[Any]) -> bool:
-    """Say whether any of some results knows the errors over samples of a column."""
-    found = [None if column.samples is None else getattr(result, column.samples) for result in results]
-    return any(errors is not None and bool(np.isfinite(errors).any()) for errors in found)
+    """Say whether any of some results has errors over samples of a column, be they unknown, as those of one sample."""
+    return column.samples is not None and any(getattr(result, column.samples) is not None for result in results)
 
 
 def with_larger_error(result: Any, field: str) -> Column:
@@ -120,26 +119,40 @@ SAMPLES = _count("samples", "n_samples", missing="unknown", summary="samples", k
 LOSS = Column(head="loss", field="loss", summary="loss")
 ACCURACY = Column(head="accuracy", field="accuracy", form="percent", summary="accuracy")
 MEASURED = tuple(Column(head=m.name, field=m.field, form=m.form, summary=m.name) for m in MEASURES)
+_DRAWN_LOSS, _DRAWN_ACCURACY, *_DRAWN_MEASURED = (
+    replace(column, after=column_values.of_draw) for column in (LOSS, ACCURACY, *MEASURED)
+)
 _CENTRE = Column(
     head="loss at the centre",
     field="centre_loss",
     error="centre_loss_stderr",
     of_error="samples",
+    after=column_values.of_draw,
     compared=True,
     summary="loss",
     key="loss",
 )
-_CENTRE_ACCURACY = Column(head="accuracy", field="centre_accuracy", form="percent", summary="accuracy", key="accuracy")
+_CENTRE_ACCURACY = replace(_DRAWN_ACCURACY, field="centre_accuracy", key="accuracy")
 _COMPARED_LOSS = Column(head="loss", field="loss", compared=True, summary="loss")
-EXACT = (LOSS, _COMPARED_LOSS, ACCURACY, *MEASURED, _CENTRE, _CENTRE_ACCURACY)
-"""Columns of numbers that are exact over the samples, not estimates."""
+_OVER_SAMPLES = (
+    *(LOSS, _COMPARED_LOSS, ACCURACY, *MEASURED, _CENTRE, _CENTRE_ACCURACY),
+    *(_DRAWN_LOSS, _DRAWN_ACCURACY, *_DRAWN_MEASURED),
+)
+"""Columns of means over the samples that a result used."""
+
+
+def is_exact(column: Column, result: Any, part: int) -> bool:
+    """Say whether the number of a part is the mean over all of its samples, not an estimate from draws or batches."""
+    of_draw = column.after is not None and bool(column.after(result, part))
+    return column in _OVER_SAMPLES and not of_draw and not getattr(result, "batch_size", 0)
+
 
 _SURFACE = (
     TRAINED,
     SAMPLES,
     _CENTRE,
     _CENTRE_ACCURACY,
-    *MEASURED,
+    *_DRAWN_MEASURED,
     Column(head="lowest", field="lowest_loss"),
     Column(
         head="at",
@@ -258,20 +271,20 @@ TABLES: Mapping[str, Sequence[Column]] = {
             error="trace_stderr",
             of_error="s.e. at most",
             samples="trace_sampling_stderr",
-            after_samples=column_values.of_draws,
+            after_samples=column_values.of_draw,
             compared=True,
         ),
-        Column(head="± samples", field="trace_sampling_stderr", after=column_values.of_draws),
+        Column(head="± samples", field="trace_sampling_stderr", after=column_values.of_draw),
         Column(
             head="lambda_max of G",
             field="lambda_max",
             error="lambda_max_above",
             of_error="rows left out",
             samples="lambda_max_sampling_stderr",
-            after_samples=column_values.of_draws,
+            after_samples=column_values.of_draw,
             compared=True,
         ),
-        Column(head="± samples", field="lambda_max_sampling_stderr", after=column_values.of_draws),
+        Column(head="± samples", field="lambda_max_sampling_stderr", after=column_values.of_draw),
     ),
     "surface": _PLANE,
     "trajectory": _PLANE,
@@ -284,6 +297,7 @@ TABLES: Mapping[str, Sequence[Column]] = {
             field="barrier",
             error="barrier_stderr",
             of_error="samples at most",
+            after=column_values.of_draw,
             compared=True,
             summary="barrier",
         ),
@@ -336,9 +350,9 @@ TABLES: Mapping[str, Sequence[Column]] = {
     "sensitivity": (
         TRAINED,
         SAMPLES,
-        LOSS,
-        ACCURACY,
-        *MEASURED,
+        _DRAWN_LOSS,
+        _DRAWN_ACCURACY,
+        *_DRAWN_MEASURED,
         Column(
             head="changes most along",
             field="mean_loss_change",
@@ -377,7 +391,7 @@ TABLES: Mapping[str, Sequence[Column]] = {
         TRAINED,
         SAMPLES,
         _count("in batches", "batches", when=lambda gradients: bool(gradients.batch_size)),
-        LOSS,
+        _DRAWN_LOSS,
         Column(head="|g_p|", field="norm", error="norm_stderr", summary="gradient norm", key="gradient"),
         Column(head="± samples", field="norm_sampling_stderr", after=column_values.of_draw),
         Column(
@@ -397,8 +411,8 @@ TABLES: Mapping[str, Sequence[Column]] = {
     "features": (
         TRAINED,
         SAMPLES,
-        LOSS,
-        ACCURACY,
+        _DRAWN_LOSS,
+        _DRAWN_ACCURACY,
         Column(
             head="Q",
             field="quality",
@@ -436,6 +450,6 @@ TABLES: Mapping[str, Sequence[Column]] = {
             key="way",
         ),
     ),
-    "points": (SAMPLES, LOSS, ACCURACY),
+    "points": (SAMPLES, _DRAWN_LOSS, _DRAWN_ACCURACY),
 }
 """By kinds; a surface over one direction is a "line"."""

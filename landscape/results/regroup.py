@@ -21,7 +21,7 @@ from typing import Any, TypeVar, overload
 import numpy as np
 
 from landscape.callables import checked
-from landscape.results import Spectrum, Surface, Traces, inference
+from landscape.results import Spectrum, Surface, Traces, column_values, inference
 from landscape.results.grid import summary
 from landscape.results.grouping import ENDS, FEW, MANY
 from landscape.results.groups import members_of, partition_of, read_weights, shares_of
@@ -248,8 +248,8 @@ def _provenance(
         "weights": weights if isinstance(weights, str) else dict(weights),
         **({"beta": beta} if weights == "drw" else {}),
     }
-    if isinstance(result, Spectrum) and result.drawn.any():
-        of_draws = {name: result.drawn[of] for name, of in members.items()}
+    if (drawn := column_values.drawn(result)).any():
+        of_draws = {name: drawn[of] for name, of in members.items()}
         provenance["regrouped"]["drawn"] = {n: "all" if d.all() else "some" for n, d in of_draws.items() if d.any()}
     partition = partition_of(result)
     if partition:

@@ -332,8 +332,11 @@ class Spectrum(Predicted):
     @property
     def has_density(self) -> bool:
         """Whether every part has a density: from runs, or from all eigenvalues."""
-        by_rows = np.full(len(self.parts), False) if self.eigenvalue_rest is None else np.isfinite(self.eigenvalue_rest)
-        return all(self.ran(p) or by_rows[p] for p in range(len(self.parts)))
+        return all(self.has_density_of(p) for p in range(len(self.parts)))
+
+    def has_density_of(self, p: int) -> bool:
+        """Say whether the part at a position has a density: from runs, or from all eigenvalues."""
+        return self.ran(p) or (self.eigenvalue_rest is not None and bool(np.isfinite(self.eigenvalue_rest[p])))
 
     @property
     def vectors_converged(self) -> Bools:

@@ -5,10 +5,12 @@ import json
 
 import numpy as np
 import pytest
+from fitted import network
 from foreign_files import goldstein
 from surfaces import plane_of_two, three_classes, three_lines
 from synthetic import classes
 
+import landscape as ls
 from landscape.cli.latex import siunitx
 from landscape.results import columns, store, written
 from landscape.results.regroup import regroup
@@ -283,6 +285,40 @@ def test_groups_with_parts_that_were_drawn_say_so(run, save):
     (column,) = [c for c in columns.of_kind(found) if c.field == "trace_sampling_stderr"]
     found = dataclasses.replace(found, trace_sampling_stderr=np.full(3, 0.1))
     assert [column.text(found, p).partition(" ")[2] for p in range(3)] == ["(draw)", "(partly draw)", ""]
+
+
+@pytest.mark.parametrize("options", [(), ("--groups", "all"), ("--groups", "class")])
+def test_an_error_over_samples_that_is_unknown_is_not_replaced_by_a_smaller_one(run, tmp_path, options):
+    one = network(sizes=(60, 1))
+    for samples, name in ((8, "drawn.h5"), (None, "whole.h5")):
+        ls.spectrum(one, operator="ggn", samples=samples, out=tmp_path / name)
+    _, out, _ = run("compare", tmp_path / "drawn.h5", tmp_path / "whole.h5", *options)
+    row = [line for line in out.splitlines() if " / " in line][-1]  # of all, or of the class of one sample
+    cells = [cell.split(" / ") for cell in cells_of(row)[1:]]
+    errors = [text.partition("± ")[2] for cell in cells for text in cell]
+    assert errors == (["? (partly draw)"] * 2 + ["?"] * 2 if "all" in options else ["?"] * 4)
+
+
+def test_a_surface_of_draws_says_so_alone_in_comparisons_and_in_groups(run, tmp_path):
+    one = network(sizes=(60, 5))
+    for samples, name in ((8, "drawn.h5"), (None, "whole.h5")):
+        given = one if samples is None else ls.draw_samples(one, samples)
+        ls.surface(given, ls.directions.random(given, 1), [0.0, 1.0], out=tmp_path / name)
+    drawn, whole = tmp_path / "drawn.h5", tmp_path / "whole.h5"
+    heads, rows = columns.table(store.load(drawn))
+    at = [heads.index(head) for head in heads if head.startswith(("loss", "accuracy"))]
+    assert [["(draw)" in row[k] for k in at] for row in rows] == [[True, True], [False, False]]
+    for options, marks in (((), ["(draw)", ""]), (("--groups", "all"), ["(partly draw)"])):
+        _, out, _ = run("compare", drawn, whole, *options)
+        cells = [cells_of(line) for line in out.splitlines() if " / " in line[9:]][-len(marks) :]
+        assert [cell[1].partition(" / ")[0].partition("(")[2] for cell in cells] == [m.lstrip("(") for m in marks]
+        assert ["(" in cell[2].partition(" / ")[0] for cell in cells] == [False] * len(marks)
+        assert any(line.startswith("(draw)") for line in out.splitlines())
+        assert any("SHA-256" in line and "all in whole" in line for line in out.splitlines())
+    small = store.load(drawn)
+    assert regroup(small, {"b": [small.parts[1]]}).provenance["regrouped"]["drawn"] == {}
+    again = regroup(regroup(small, "all"), {"x": ["all"]})
+    assert again.provenance["regrouped"]["drawn"] == {"x": "all"}
 
 
 def test_compare_matches_parts_by_size_and_models_by_images(run, save):

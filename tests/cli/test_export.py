@@ -9,10 +9,12 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from fitted import network
 from foreign_files import goldstein
 from results_of_all_kinds import sharpness
 from surfaces import plane_of_two, three_classes, three_lines
 
+import landscape as ls
 from landscape.results import Trajectory, quadrature, store
 from landscape.results.foreign import interop, tidy
 
@@ -144,8 +146,29 @@ def test_neither_a_checkpoint_nor_the_file_itself_is_written_over(run, save, tmp
     assert run("export", file, "--to", "npz", "-o", tmp_path / "a.npz", "--overwrite")[0] == 0
 
 
+def exactness(found, quantity):
+    rows = [dict(zip(tidy.COLUMNS, row, strict=True)) for row in tidy.rows({Path("a.h5"): found})]
+    return [row["exactness"] for row in rows if row["quantity"] == quantity]
+
+
 def test_losses_over_all_samples_are_exact_also_where_another_sample_would_change_them():
     found = dataclasses.replace(three_lines(), centre_loss_stderr=np.full(3, 0.1))
     rows = [dict(zip(tidy.COLUMNS, row, strict=True)) for row in tidy.rows({Path("a.h5"): found})]
     own = [row for row in rows if row["quantity"] == "centre_loss"]
     assert [(row["error"], row["of_error"], row["exactness"]) for row in own] == [(0.1, "samples", "exact")] * 3
+
+
+def test_numbers_of_draws_and_of_batches_are_not_exact():
+    objective = network(sizes=(60, 5))
+    for samples in (None, 8):
+        given = objective if samples is None else ls.draw_samples(objective, samples)
+        of_first = ["exact"] if samples is None else [""]
+        assert exactness(ls.features(given), "loss") == [*of_first, "exact"]
+        assert exactness(ls.features(given), "accuracy") == [*of_first, "exact"]
+        assert exactness(ls.gradients(given), "loss") == [*of_first, "exact"]
+        line = ls.surface(given, ls.directions.random(given, 1), [0.0, 1.0])
+        assert exactness(line, "centre_loss") == ["exact" if samples is None else "estimated", "exact"]
+        assert exactness(line, "centre_accuracy") == [*of_first, "exact"]
+        assert exactness(ls.sharpness(given, ascent_steps=1, draws=2), "loss") == ["exact"] * 2
+        assert exactness(ls.spectrum(objective, operator="ggn", samples=samples), "loss") == ["exact"] * 2
+    assert exactness(ls.gradients(objective, batches=2, samples_per_batch=8), "loss") == ["", ""]

@@ -1,6 +1,7 @@
 """What `landscape hessian` prints beside its table: rows and what replaced them, and errors over samples."""
 
 import dataclasses
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -82,6 +83,23 @@ def test_parts_that_were_drawn_are_marked_in_the_table_of_errors_over_samples():
     assert [["0", "(draw)"] in of for of in rows] == [False, True]
     assert [row[1:] == ["(draw)"] for row in rows[1]] == [True, False, False]
     assert titles[1] == titles[0] + over_samples.OF_DRAW
+
+
+def test_the_errors_that_remain_have_digits_however_small_they_are():
+    found = ls.spectrum(CASES["mlp-tanh"].objective(), operator="ggn", accuracy=1e-9)
+    found = dataclasses.replace(found, lambda_max_error=2e-9 * found.lambda_max, trace_error=0.123 * found.trace)
+    console = Said()
+    hessian._reached(console, found)  # private: printed by the command only, below its table
+    assert [re.findall(r"(\S+)%", note) for note in console.notes] == [["2e-07", "12.3", "1e-07"]] * 3
+
+
+@pytest.mark.parametrize(("tol", "named"), [(None, {"--accuracy"}), (1e-9, {"--tol", "--max-steps"})])
+def test_what_set_the_tolerance_is_named_where_lambda_max_has_not_converged(tol, named):
+    found = ls.spectrum(CASES["mlp-tanh"].objective(), accuracy=0.9, tol=tol)
+    console = Said()
+    # private: printed by the command only, below its table
+    hessian._doubts(console, dataclasses.replace(found, converged=np.array([False, True, True])))
+    assert set(re.findall(r"--[a-z-]+", console.notes[0])) == named
 
 
 def test_no_interval_is_made_up():

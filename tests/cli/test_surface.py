@@ -66,6 +66,16 @@ def test_a_checkpoint_of_our_own_needs_no_other_option(here, capsys):
         assert main(command) == 0
 
 
+@pytest.mark.parametrize("samples", [None, 2])
+def test_a_line_of_draws_says_so_below_its_table(here, capsys, samples):
+    words = ["surface1d", "--ckpt", "last.pt", "--x=0:1:2", "-o", str(here / "d.h5"), "--partition", "head-tail", *FEW]
+    assert main([*words, *([] if samples is None else ["--samples", str(samples)])]) == 0
+    text, notes = capsys.readouterr()
+    rows = [line for line in text.splitlines() if line.split()[:1] in (["head"], ["tail"])]
+    assert ["(draw)" in row for row in rows] == [samples is not None] * 2
+    assert ("(draw) ± samples" in text + notes) == (samples is not None)
+
+
 def test_a_line_to_another_checkpoint_states_the_barrier(here, capsys):
     out = str(here / "b.h5")
     (here / "else").mkdir()

@@ -138,6 +138,35 @@ def test_points_come_back_in_order_and_only_the_missing_are_computed(tmp_path):
     np.testing.assert_array_equal(found.loss, expected)
 
 
+@pytest.mark.parametrize(("before", "after"), [(1, 4), (4, 1), (2, 3)])
+def test_another_number_of_processes_keeps_all_finished_points(tmp_path, monkeypatch, before, after):
+    objective = CASES["mlp-tanh"].objective()
+    of_a_unit, calls, numbers = evaluator.of_a_unit, [], list(range(17))
+
+    def point_of(number):
+        if len(calls) == 16:
+            raise RuntimeError("as a kill would")
+        calls.append(number)
+        return moved(objective, number)
+
+    def attempt(ranks):
+        monkeypatch.setattr(evaluator, "of_a_unit", lambda n, most, _: of_a_unit(n, most, ranks))
+        return evaluate(Evaluator(objective), numbers, point_of, journal=kept)
+
+    with journal.Journal.open(tmp_path / "out.h5", {}) as kept:
+        with pytest.raises(RuntimeError, match="as a kill would"):
+            attempt(before)
+        finished = sum(len(kept.read(unit).point) for unit in kept.done())
+        calls.clear()
+        found = attempt(after)
+    assert finished > 0
+    assert calls == numbers[finished:]
+    assert found.point.tolist() == numbers
+    np.testing.assert_array_equal(
+        found.loss, evaluate(Evaluator(objective), numbers, lambda n: moved(objective, n)).loss
+    )
+
+
 def test_a_finished_block_of_other_points_is_refused(tmp_path):
     """Or a loss would stand at a point that it is not of."""
     objective = CASES["mlp-tanh"].objective()

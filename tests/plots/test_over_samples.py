@@ -102,6 +102,8 @@ def test_panels_and_reports_show_the_larger_error_and_the_factors():
     one = over_samples.of_part(spectrum, 0)
     for name in ("uncertainty", "trace_ratio", "lambda_max_ratio"):
         assert (row.cells[name].value, row.cells[name].error) == getattr(one, name)
+    unknown = dataclasses.replace(spectrum, lambda_max_sampling_stderr=np.full(2, np.nan))
+    assert plots.density(unknown, "part 0").texts[0].get_text().splitlines()[0].endswith("± ? (draw)")
     bare = dataclasses.replace(spectrum, sample_trace=None, lambda_max_sampling_stderr=None, trace_sampling_stderr=None)
     (row, _) = rows_of([Source(file="a.h5", sha256="", result=bare, model="a")])
     assert row.cells["lambda_max"].error == pytest.approx(1e-6)

@@ -350,6 +350,21 @@ def test_one_probe_has_no_spread(sources):
     assert subprocess.run(["node", "-e", script + call], check=True, capture_output=True, text=True).stdout == "true\n"
 
 
+def test_a_spectrum_without_a_density_is_left_out_of_the_chart_only(sources, no_figures):
+    ends = {"alpha": None, "beta": None, "steps": None}
+    whole, none = spectrum(), dataclasses.replace(spectrum(), **ends)
+    some = dataclasses.replace(none, eigenvalues=np.ones((3, 2)), eigenvalue_rest=np.array([0.1, np.nan, 0.1]))
+    given = sources({"a.h5": whole, "b.h5": none, "c.h5": some})
+    drawn = curves.densities(given)
+    assert [list(of["parts"]) for of in drawn["spectra"]] == [list(whole.parts), [whole.parts[0], whole.parts[2]]]
+    assert len(Page(page(given)).table()) > 0
+    without = sources({"d.h5": none})
+    assert curves.densities(without) is None
+    found = Page(page(without))
+    assert "part" not in {attrs["id"] for attrs in found.all("select")}
+    assert any("--density" in text for text in found.texts["p"])
+
+
 def test_a_surface_with_weights_of_ones_own_has_its_figures(sources, quick_pictures):
     """And rows of its own: its losses are those of other mixtures of the classes."""
     found = of_checkpoint(three_classes(5, 5))

@@ -242,8 +242,7 @@ def _over_samples(
 
 
 def _corner(spectrum: Spectrum, p: int) -> str:
-    errors = spectrum.lambda_max_sampling_stderr
-    over_samples = errors is not None and bool(np.isfinite(errors).any())
+    over_samples = spectrum.lambda_max_sampling_stderr is not None
     if over_samples or not spectrum.converged[p]:
         top = with_larger_error(spectrum, "lambda_max").text(spectrum, p) + ", not converged" * int(
             not spectrum.converged[p]

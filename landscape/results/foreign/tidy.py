@@ -73,8 +73,9 @@ def _numbers(result: Any, p: int) -> Iterator[list[Any]]:
 
 def _exactness(column: Column, result: Any, p: int, error: float | None) -> tuple[str, str]:
     """Return the kind of error, and the exactness of the number."""
-    if error is None or column in columns.EXACT:
-        return "" if error is None else column.of_error, "exact" if column in columns.EXACT else ""
+    exact = columns.is_exact(column, result, p)
+    if error is None or exact:
+        return "" if error is None else column.of_error, "exact" if exact else ""
     if error == 0:
         return column.of_error, "exact"
     if column.sure is not None:
