@@ -362,7 +362,8 @@ def _reached(console: Console, found: Spectrum) -> None:
                 (found.trace[p], found.trace_error[p]),
             )
         ]
-        missed = "" if all(error <= wanted for error in errors) else f", above the requested {_percent(wanted)}"
+        missed = f", above the requested {_percent(wanted)}" if any(error > wanted for error in errors) else ""
+        missed += "; ? is unknown: a draw's error of H - G" if any(map(math.isnan, errors)) else ""
         console.note(
             f"{part}: {used if used < n else 'all'} of {n:,} samples, lambda_max within {_percent(errors[0])}, "
             f"trace within {_percent(errors[1])}{missed}"
@@ -370,7 +371,7 @@ def _reached(console: Console, found: Spectrum) -> None:
 
 
 def _percent(share: float) -> str:
-    return f"{short(100 * share)}%"
+    return "?" if math.isnan(share) else f"{short(100 * share)}%"
 
 
 def _doubts(console: Console, found: Spectrum) -> None:

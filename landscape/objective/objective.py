@@ -441,14 +441,11 @@ class Objective:
 
     @property
     def evaluation(self) -> Evaluation:
-        """Loss and measures of each part at the model's own parameters; NumericalError if a loss is not finite.
-
-        It is computed once; processes that work together compute it unless all of them have it.
-        """
-        if not distributed.team().all(self.evaluated is not None):
-            self.evaluate()
-        found: Evaluation = vars(self)["evaluation"]
-        return found
+        """Loss and measures of each part at the model's own parameters; computed once, by all processes of a team."""
+        known = self.evaluated
+        if not distributed.team().all(known is not None) or known is None:
+            known = self.evaluate()
+        return known
 
     @property
     def evaluated(self) -> Evaluation | None:
