@@ -127,7 +127,7 @@ def pieces():
         "traces.h5": regroup(whole, groups=groups),
         "points.h5": Points(parts=PARTS, point=np.array([4, 7]), loss_stderr=np.ones((2, 3)) / 9, **numbers),
         "rows.h5": RowProducts(parts=PARTS, gram=np.eye(2), **rows),
-        "pilots.h5": Pilots(parts=PARTS[:1], sample_index=index, factor=factor),
+        "pilots.h5": Pilots(parts=PARTS[:1], sample_index=index, factor=factor, uncertainty=np.full(1, 0.3)),
         "plane.h5": plane_of_two(),
         "overlap.h5": Overlap(parts=PARTS, matrices=PARTS[:2], trace=np.ones((2, 3)), along_gradient=np.ones((2, 3))),
     }
