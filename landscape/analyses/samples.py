@@ -15,6 +15,7 @@ from torch import Tensor
 
 from landscape.autodiff import memory, trees
 from landscape.autodiff.differentiable import differentiable_attention
+from landscape.autodiff.distributed import Team
 from landscape.autodiff.wide import wide
 from landscape.curvature import rows, rows_apart, tails
 from landscape.curvature.forms import forms_along
@@ -158,18 +159,20 @@ def row_bytes(device: torch.device, cache_bytes: int, memory_bytes: int | None) 
     return min(cache_bytes, memory.room(device, memory_bytes) // 3)
 
 
-def most_rows(objective: Objective, cache_bytes: int, *, stored: bool = False) -> int:
+def most_rows(objective: Objective, cache_bytes: int, *, stored: bool = False, team: Team | None = None) -> int:
     """Return how many rows of a part are used at most.
 
     Args:
-        objective: model, loss and data in parts; processes that work together divide the columns of the rows.
+        objective: model, loss and data in parts.
         cache_bytes: memory for rows.
         stored: all of their columns are in memory at the same time; otherwise those of one tensor at least.
+        team: processes that divide the columns; None means those of the objective.
 
     Returns:
         The number.
     """
-    width = objective.team.largest(objective.layout.size if stored else max(objective.layout.sizes))
+    columns = objective.layout.size if stored else max(objective.layout.sizes)
+    width = (objective.team if team is None else team).largest(columns)
     return min(MOST_ROWS, cache_bytes // (width * objective.dtype.itemsize))
 
 

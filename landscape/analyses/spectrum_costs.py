@@ -294,9 +294,7 @@ class SpectrumCosts:
     @property
     def _most_rows(self) -> int:
         """Number of rows of a part at most; all eigenvalues need the columns of one tensor at a time."""
-        layout = self.objective.layout
-        width = self.team.largest(max(layout.sizes) if self.complete else layout.size)
-        return min(of_samples.MOST_ROWS, self.row_bytes // (width * self.objective.dtype.itemsize))
+        return of_samples.most_rows(self.objective, self.row_bytes, stored=not self.complete, team=self.team)
 
     def _rows(self, part: int) -> _Rows:
         found = self._per_sample(part, self.row_bytes)

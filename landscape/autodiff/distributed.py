@@ -229,9 +229,7 @@ class Team:
         """
         if self.size == 1:
             return rows
-        counts = torch.zeros(self.size, dtype=torch.float64)
-        counts[self.rank] = len(rows)
-        numbers = [int(n) for n in self.total(counts)]
+        numbers = self._lengths(rows)
         found = rows.new_empty((sum(numbers), *rows.shape[1:]), device=_carrier(rows))
         pieces = torch.split(found, numbers)
         pieces[self.rank].copy_(rows)
@@ -254,9 +252,7 @@ class Team:
         """
         if self.size == 1:
             return rows
-        counts = torch.zeros(self.size, dtype=torch.float64)
-        counts[self.rank] = len(rows)
-        numbers = [int(n) for n in self.total(counts)]
+        numbers = self._lengths(rows)
         columns = [replace(self, rank=rank).share(rows.shape[1]) for rank in range(self.size)]
         widths = [own.stop - own.start for own in columns]
         sent = rows.new_empty(rows.numel(), device=_carrier(rows))
@@ -273,6 +269,12 @@ class Team:
                 group=group(),
             )
         return found.view(sum(numbers), widths[self.rank]).to(rows.device)
+
+    def _lengths(self, rows: Tensor) -> list[int]:
+        """Return the number of rows of each process."""
+        counts = torch.zeros(self.size, dtype=torch.float64)
+        counts[self.rank] = len(rows)
+        return [int(n) for n in self.total(counts)]
 
     def agreed(self, numbers: np.ndarray) -> np.ndarray:
         """Return the numbers of the team's first process, so that all make the same decision.

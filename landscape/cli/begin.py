@@ -68,19 +68,22 @@ def begin(
         if on_host and distributed.world() == 1:
             tell_idle(len(objective.partition))
         console = Console(quiet=quiet or not distributed.is_main(), json=as_json)
-        used = objective
-        if samples is not None:
-            used = draw_samples(objective, samples, seed=loading.get("data_seed") or 0)
+
+        def used() -> Objective:
+            seed = loading.get("data_seed") or 0
+            return objective if samples is None else draw_samples(objective, samples, seed=seed)
+
         if dry_run:
             with costs.asking() as plans:
-                yield used, console
+                yield used(), console
             dry.show(console, costs.measured(plans, ranks=distributed.speedup()))
             return
         with distributed.together():
-            introduce(console, objective)
+            introduce(console, objective)  # the same pass gives the uncertainty, in proportion to which some are drawn
+        drawn = used()
         if samples is not None:
-            _tell_draws(console, used)
-        yield used, console
+            _tell_draws(console, drawn)
+        yield drawn, console
     finally:
         torch.set_num_threads(before)  # a program or a notebook that calls the command may have chosen them
         distributed.stop()

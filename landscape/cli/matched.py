@@ -72,7 +72,7 @@ def show(console: Console, names: Sequence[str], results: Sequence[Spectrum]) ->
 
 
 def _left_out(found: Spectrum, results: Sequence[Spectrum]) -> str | None:
-    """Say reasons parts of a file are not compared with each other, if it can be compared with other files."""
+    """Say why parts of a file are not compared with each other, if it can be compared with other files."""
     return matched.refusal(found) if len(results) > 1 else None
 
 

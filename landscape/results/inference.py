@@ -34,7 +34,6 @@ LEAST_WEIGHTED = 6
 LEAST_EFFECTIVE = 2.0
 """If a ratio rests on fewer draws than this (see `effective`), no interval is given: nothing shows its spread."""
 
-
 _AT_ONCE = 2**22  # values of bootstrap draws that are kept in memory
 
 RATIO = 2.0

@@ -7,9 +7,10 @@ import pytest
 import torch
 from refusals import refused
 
-from landscape.cli.begin import result_path
+from landscape.cli.begin import begin, result_path
 from landscape.errors import InputError
-from landscape.networks import checkpoints
+from landscape.networks import checkpoints, models
+from landscape.objective.objective import Objective
 from landscape.objective.runs import checkpoint_list, path_of_training
 
 
@@ -129,3 +130,23 @@ def test_a_result_lies_beside_what_it_is_of(kept):
     assert result_path(None, "run/snap*/*.pt", "features") == Path("run/features.h5")
     assert result_path(None, "*.pt", "features") == Path("features.h5")
     assert result_path("x.h5", "run", "features") == Path("x.h5")
+
+
+def test_drawing_samples_takes_no_further_pass_over_all_of_them(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    torch.save(models.build("small-resnet", 10, in_channels=1).state_dict(), tmp_path / "net.pt")
+    passed, logits = [], Objective.logits
+
+    def counted(self, theta, inputs, fixed=None):
+        passed.append(len(inputs))
+        return logits(self, theta, inputs, fixed)
+
+    monkeypatch.setattr(Objective, "logits", counted)
+    given = {"ckpt": str(tmp_path / "net.pt"), "model": "small-resnet", "dataset": "digits-lt", "device": "cpu"}
+    numbers = []
+    for samples in (None, 20):
+        passed.clear()
+        with begin(**given, samples=samples, quiet=True, threads=1) as (objective, _):
+            numbers.append(sum(passed))
+        assert objective.counts.sum() == (417 if samples is None else 20)
+    assert numbers[0] == numbers[1] >= 417
