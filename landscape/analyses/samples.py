@@ -40,8 +40,13 @@ DIRECTION_ROWS, DIRECTION_ROWS_EACH = 64, 1.0
 """Rows are cheap if there are at most this many, or this many per sample; a row per sample costs about a product."""
 FEW_OUTPUTS = 4
 """With at most this many outputs, all rows are measured: their number is that of the outputs, or one less."""
-LEFT = 0.01
-"""Fraction of the slopes of the loss, and of lambda_max, of samples whose curvature along a vector is that of rows."""
+NEAR = 0.1
+"""If rows miss at most this fraction of lambda_max along its vector, they tell the curvature of most samples."""
+SLOPES = 0.1, 0.01
+"""Fraction of the slopes of the loss that samples have whose curvature along a vector is that of their rows: if these
+are `NEAR`, and otherwise."""
+MISSING = 0.03, 0.01
+"""Fraction of lambda_max that may be missing then, and is divided among these samples: in the same two cases."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -335,9 +340,10 @@ def along_vector(found: Samples, top: Tensor, value: float) -> tuple[np.ndarray,
     """Return the same as `along_rows`, for a matrix without rows or with too many.
 
     The Hessian of a sample is J^T M J + sum_c (dl / dz_c) d^2 z_c. Where a class is fitted, nearly all of these slopes
-    of the loss are in some of its samples. For the others, with `LEFT` of all slopes, the first term is taken from the
-    rows; what they then miss of the known sum is divided among them in proportion to their slopes. If that is more than
-    `LEFT` of it, they are computed too.
+    of the loss are in some of its samples. For the others, with `SLOPES` of all slopes, the first term is taken from
+    the rows; what they then miss of the known sum is divided among them in proportion to their slopes. If that is more
+    than `MISSING` of it, they are computed too. If the second term has at most `NEAR` of lambda_max, it is taken to be
+    the same along the directions of folds.
 
     Args:
         found: of the part.
@@ -349,41 +355,46 @@ def along_vector(found: Samples, top: Tensor, value: float) -> tuple[np.ndarray,
         as in `along_rows`, the second is nan.
     """
     weights, kept = found.lengths.weights, found.kept
-    decay = found.objective.weight_decay if found.kind.decays else 0.0
+    every, value = np.ones(len(weights), dtype=bool), value - (found.objective.weight_decay if found.kind.decays else 0)
     if kept is None or found.kind.has_rows:
-        return _along(found, top, np.ones(len(weights), dtype=bool))
+        return _along(found, every, top=top, folds=kept is not None and not found.weighted)
     team = found.objective.team
     slopes = team.agreed(weights * _slopes(found))  # which decide on the samples that all pass over
+    by_rows = team.agreed(kept.gram.along(kept.rows.along(top)))
+    between = np.full(len(weights), np.nan) if found.weighted else kept.gram.crossfitted(weights) - by_rows
+    far = not abs(value - float(weights @ by_rows)) <= NEAR * abs(value)
     some = np.zeros(len(weights), dtype=bool)
-    some[largest(slopes[:, None], LEFT)[0]] = True
-    curvature, crossfit = _along(found, top, some)
-    if some.all():
-        return curvature, crossfit
-    missing = value - decay - float(weights @ curvature)
-    if not team.all(bool(abs(missing) <= LEFT * abs(value) and slopes[~some].sum() > 0)):
-        others = _along(found, top, ~some)
-        curvature[~some], crossfit[~some] = (values[~some] for values in others)
-        return curvature, crossfit
-    curvature[~some] += missing * (slopes / weights)[~some] / slopes[~some].sum()
+    some[largest(slopes[:, None], SLOPES[far])[0]] = True
+    curvature, crossfit = by_rows.copy(), by_rows + between
+
+    def compute(some: np.ndarray) -> None:
+        computed, of_folds = _along(found, some, top=top, folds=far and not found.weighted)
+        curvature[some] = computed[some]
+        crossfit[some] = (of_folds if far else computed + between)[some]
+
+    compute(some)
+    missing = value - float(weights @ curvature)
+    if team.all(bool(abs(missing) <= MISSING[far] * abs(value) and slopes[~some].sum() > 0)):
+        more = missing * (slopes / weights)[~some] / slopes[~some].sum()
+        curvature[~some] += more
+        crossfit[~some] += 0 if far else more
+    elif not some.all():
+        compute(~some)
     return curvature, crossfit
 
 
-def _along(found: Samples, top: Tensor, some: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return curvatures as `along_vector` does: those of `some`, (n,), are computed, the others come from rows."""
+def _along(found: Samples, some: np.ndarray, *, top: Tensor, folds: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Return curvatures of some samples, (n,), along the top direction and, with `folds`, those of the other folds."""
     weights, kept = found.lengths.weights, found.kept
+    owners, pieces = [some], [(found.members[some], top)]
+    for members, combination in kept.gram.folds(weights) if folds and kept is not None else ():
+        own = np.zeros(len(weights), dtype=bool)
+        own[members] = some[members]
+        owners.append(own)
+        pieces.append((found.members[own], kept.direction(combination)))
     curvature, crossfit = (np.full(len(weights), np.nan) for _ in range(2))
-    folds, pieces = [some], [(found.members[some], top)]
-    if kept is not None:
-        if not some.all():
-            curvature = kept.gram.along(kept.rows.along(top))
-            crossfit = crossfit if found.weighted else kept.gram.crossfitted(weights)
-        for members, combination in () if found.weighted else kept.gram.folds(weights):
-            own = np.zeros(len(weights), dtype=bool)
-            own[members] = some[members]
-            folds.append(own)
-            pieces.append((found.members[own], kept.direction(combination)))
     computed = forms_along(found.objective, found.kind, pieces)
-    for into, own, values in zip([curvature, *[crossfit] * len(folds[1:])], folds, computed, strict=True):
+    for into, own, values in zip([curvature, *[crossfit] * len(pieces[1:])], owners, computed, strict=True):
         into[own] = values
     return curvature, crossfit
 

@@ -15,24 +15,28 @@ from landscape.curvature.kinds import HESSIAN
 from landscape.curvature.outputs import Keep
 from landscape.data import datasets
 from landscape.objective.objective import Objective
+from landscape.results import inference
 
 N, CLASSES = 60, 6
 GIVEN = {"tol": 1e-4, "cache_bytes": 2**30}
 
 
-@pytest.fixture(scope="module")
-def fitted():
-    """A part of 60 samples, nearly all of which are classified correctly, most of them with confidence."""
+def case(labels_of):
+    """A part of 60 samples, whose labels depend on what the network predicts."""
     generator = torch.Generator().manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 9), nn.ReLU(), nn.Linear(9, CLASSES)).double()
     for p in model.parameters():
         p.data = torch.randn(p.shape, generator=generator, dtype=p.dtype)
     model[2].weight.data *= 3
     inputs = torch.randn(N, 8, generator=generator, dtype=torch.float64)
-    labels = model(inputs).argmax(1)
-    labels[:2] = (labels[:2] + 1) % CLASSES
-    data = datasets.from_dataset((inputs, labels), name="case")
+    data = datasets.from_dataset((inputs, labels_of(model(inputs).argmax(1))), name="case")
     return Objective.build(model, data, dtype=torch.float64, batch_size=16, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    """Nearly all samples are classified correctly, most of them with confidence."""
+    return case(lambda predicted: torch.cat([(predicted[:2] + 1) % CLASSES, predicted[2:]]))
 
 
 @pytest.fixture(scope="module")
@@ -80,9 +84,28 @@ def test_curvatures_of_samples_without_slopes_are_those_of_rows(fitted):
     assert own[~some].max() <= own[some].min() + 1e-12
     np.testing.assert_allclose(computed, expected, atol=0.01 * np.abs(expected).max())
     assert found.lengths.weights @ computed == pytest.approx(value, rel=1e-12)
-    whole = samples._along(found, v, np.ones(N, dtype=bool))[1]
+    whole = samples._along(found, np.ones(N, dtype=bool), top=v, folds=True)[1]
     np.testing.assert_allclose(crossfit, whole, atol=0.01 * np.abs(whole).max())
     assert not np.array_equal(crossfit, whole)
+    assert inference.stderr(crossfit) == pytest.approx(inference.stderr(whole), rel=0.02)
+
+
+def test_directions_of_folds_are_multiplied_where_rows_miss_much_of_lambda_max(monkeypatch):
+    # private: as above; results have the values of folds as a mean.
+    wrong = case(lambda predicted: (predicted + 1) % CLASSES)
+    found = samples.samples(wrong, HESSIAN, 0, **GIVEN)
+    v = ls.spectrum(wrong, operator="residual", vectors=1).ritz_vectors[0, 0]  # the rows know nothing of it
+    v = torch.from_numpy(v / np.linalg.norm(v))
+    expected, whole = samples._along(found, np.ones(N, dtype=bool), top=v, folds=True)
+    value = float(found.lengths.weights @ expected)
+    by_rows = found.kept.gram.along(found.kept.rows.along(v))
+    assert abs(value - found.lengths.weights @ by_rows) > samples.NEAR * value
+    computed, crossfit = samples.along_vector(found, v, value)
+    np.testing.assert_allclose(computed, expected, atol=0.01 * expected.max())
+    np.testing.assert_allclose(crossfit, whole, atol=0.01 * expected.max())
+    monkeypatch.setattr(samples, "NEAR", 1.0)
+    assert not np.allclose(samples.along_vector(found, v, value)[0], expected, atol=0.01 * expected.max())
+    assert not np.allclose(samples.along_vector(found, v, value)[1], whole, rtol=1e-3)
 
 
 def test_all_curvatures_are_computed_if_the_known_sum_shows_that_rows_miss_some(fitted):
@@ -90,7 +113,7 @@ def test_all_curvatures_are_computed_if_the_known_sum_shows_that_rows_miss_some(
     v = top(found.kept)
     expected = quadratic_forms(fitted, HESSIAN, found.members, v)
     value = float(found.lengths.weights @ expected)
-    np.testing.assert_allclose(samples.along_vector(found, v, 1.02 * value)[0], expected, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(samples.along_vector(found, v, 1.05 * value)[0], expected, rtol=1e-10, atol=1e-12)
     without = dataclasses.replace(found, kept=None)
     np.testing.assert_array_equal(samples.along_vector(without, v, value)[0], expected)
 
