@@ -23,9 +23,9 @@ import landscape as ls
 from landscape.curvature import rows
 from landscape.curvature.kinds import KINDS
 from landscape.objective import draws
-from landscape.results import inference
+from landscape.results import inference, matched
 from landscape.results.gram import Gram
-from landscape.results.matched import difference
+from landscape.results.pool import Pool
 
 SIZES = (6, 10, 25, 50, 100, 200)
 POWERED = 200  # tests that state their power, each by 1,600 draws
@@ -186,7 +186,7 @@ def paired(first: dict[str, np.ndarray], second: dict[str, np.ndarray], repetiti
                         (own["trace"][i] * by, own["curvature"][i] * by, own["uncertainty"][i])
                         for own, by in ((first, 1.0), (second, factor * right[0] / right[1]))
                     )
-                    p.append(difference(one, other, name)[2])
+                    p.append(matched.difference(one, other, name)[2])
                 shares.append(np.mean(np.array(p) <= 0.05))
             cells.append(", ".join(f"{share:.1%}" for share in shares))
         print("| " + " | ".join(cells) + " |", flush=True)
@@ -213,44 +213,58 @@ def of_hessian(options: argparse.Namespace) -> None:
         )
 
 
-def uniform_p(gram: Gram, traces: np.ndarray, uncertainty: np.ndarray, repetitions: int) -> None:
+def uniform_p(gram: Gram, traces: np.ndarray, uncertainty: np.ndarray, repetitions: int, drawn: int | None) -> None:
     """Print how the p values of the pooled test are spread where both parts are draws of one population, and its power.
 
     The power is how often a true ratio of 2 is found at 5 %, the mean of what the first `POWERED` tests state.
+
+    Args:
+        gram: rows of the population.
+        traces: of its samples.
+        uncertainty: of its samples.
+        repetitions: number of tests.
+        drawn: so many samples of the larger part are drawn in proportion to uncertainty; None for all of them.
     """
     random = np.random.default_rng(0)
-    names = ("trace", "trace / tr M", "lambda_max", "lambda_max / tr M")
-    print("| sizes | " + " | ".join(f"{name}: rejects, KS p, power" for name in names) + " |")
-    print("|---|" + "---|" * len(names))
-    for small, large in ((25, 25), (25, 100), (10, 500), (10, 990)):
+    print("| sizes | " + " | ".join(f"{name}: rejects, KS p, power" for name in matched.NUMBERS) + " |")
+    print("|---|" + "---|" * len(matched.NUMBERS))
+    for small, large in ((25, 25), (25, 100), (10, 500), (10, 990)) if drawn is None else ((20, 980), (50, 950)):
         if small + large > gram.n:
             continue
         p, power = [], []
         for seed in range(repetitions):
             chosen = random.choice(gram.n, small + large, replace=False)
+            of_large = float(uncertainty[chosen[small:]].mean())
+            weights, chances = np.repeat([1 / small, 1 / large], [small, large]), np.full(small + large, np.nan)
+            if drawn is not None:
+                every = draws.inclusion(uncertainty[chosen[small:]], drawn, draws.AT)
+                kept = draws.systematic(every, random)
+                chosen = np.append(chosen[:small], chosen[small + kept])
+                chances = np.append(np.full(small, np.nan), every[kept])
+                weights = np.append(weights[:small], 1 / (large * every[kept]))
             place = np.full(gram.n, -1)
-            place[chosen] = np.arange(small + large)
+            place[chosen] = np.arange(len(chosen))
             rows_of = np.flatnonzero(place[gram.sample] >= 0)
-            own = Gram(
-                products=gram.products[np.ix_(rows_of, rows_of)],
-                sign=gram.sign[rows_of],
-                sample=place[gram.sample[rows_of]],
-                n=small + large,
+            together = Pool(
+                part=(np.arange(len(chosen)) >= small).astype(int),
+                weights=weights,
+                chances=chances,
+                traces=traces[chosen],
+                uncertainty=uncertainty[chosen],
+                gram=Gram(
+                    products=gram.products[np.ix_(rows_of, rows_of)],
+                    sign=gram.sign[rows_of],
+                    sample=place[gram.sample[rows_of]],
+                    n=len(chosen),
+                ),
             )
-            t, u = traces[chosen], uncertainty[chosen]
-
-            def numbers(
-                w: np.ndarray, factors: np.ndarray, own: Gram = own, t: np.ndarray = t, u: np.ndarray = u
-            ) -> np.ndarray:
-                below, trace, top = w @ u, w * factors @ t, own.top(w * factors)[0]
-                return np.array([trace, trace / below, top, top / below])
-
             trials = inference.TRIALS if seed < POWERED else 0
-            found = inference.matched(numbers, small, small + large, repetitions=199, trials=trials, seed=seed)
-            p.append([one.p for one in found])
-            power.append([one.power for one in found])
+            means = float(together.uncertainty[:small].mean()), of_large
+            found = matched.pair(together, (small, large), means).tests(repetitions=199, trials=trials, seed=seed)
+            p.append([found[name].p for name in matched.NUMBERS])
+            power.append([found[name].power for name in matched.NUMBERS])
         cells = [f"{small} against {large}"]
-        for k in range(len(names)):
+        for k in range(len(matched.NUMBERS)):
             values, share = np.array(p)[:, k], np.nanmean(np.array(power)[:, k])
             fit = kstest(values - 0.01 * random.random(repetitions), "uniform").pvalue
             cells.append(f"{np.mean(values <= 0.05):.1%}, {fit:.2f}, {share:.0%}")
@@ -283,7 +297,7 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=300)
     parser.add_argument("--what", default="alike,weighted,numbers,pooled", help="tables; hessian alone takes long")
     parser.add_argument("--rows", type=Path, help="a .npz to keep the population's rows in")
-    parser.add_argument("--draws", type=int, default=20, help="for the Hessian")
+    parser.add_argument("--draws", type=int, default=20, help="for the Hessian, and of the larger part")
     parser.add_argument("--accuracy", type=float, help="of the draws for the Hessian, instead of 100 samples each")
     parser.add_argument("--files", help="spectra of landscape hessian, whose part is the population, by commas")
     options = parser.parse_args()
@@ -304,7 +318,10 @@ def main() -> None:
                 table(gram, traces, uncertainty, what, options.repetitions, weighted)
     if "pooled" in tables:
         print("\np of two parts of one population")
-        uniform_p(gram, traces, uncertainty, options.repetitions)
+        uniform_p(gram, traces, uncertainty, options.repetitions, None)
+    if "pooled-draws" in tables:
+        print(f"\np of two parts of one population, the larger one from {options.draws} draws")
+        uniform_p(gram, traces, uncertainty, options.repetitions, options.draws)
 
 
 if __name__ == "__main__":

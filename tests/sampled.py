@@ -6,7 +6,7 @@ import numpy as np
 from made import spectrum
 
 
-def made(traces, uncertainty, **changed):
+def made(traces, uncertainty, /, **changed):
     """A spectrum of as many parts as there are arrays of traces."""
     width = max(map(len, traces))
 

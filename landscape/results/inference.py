@@ -17,7 +17,7 @@ cross-fitted and the plug-in value, each widened by its own error. Bootstrap per
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -264,9 +264,11 @@ class Matched:
 
 def matched(
     statistic: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    weights: np.ndarray,
+    copies: np.ndarray,
     size: int,
-    n: int,
     *,
+    scatter: np.ndarray | float = 0.0,
     repetitions: int = 1000,
     trials: int = TRIALS,
     seed: int = 0,
@@ -284,8 +286,12 @@ def matched(
     Args:
         statistic: weights of the pool's samples, (n,), that sum to 1, and factors of their curvature, (n,) -> the
             numbers, (k,).
-        size: number of samples of the first part, which are the first of the pool.
-        n: number of samples of the pool.
+        weights: of the pool's samples in the first part, (n,).
+        copies: as many samples as each of the pool stands for, (n,): 1, or more where the samples of a part are draws
+            with weights.
+        size: samples of the first part.
+        scatter: (k,) standard errors of the numbers' difference because parts are known from such draws: normal numbers
+            with these standard deviations are added to those of the pool's draws.
         repetitions: number of draws, the same for all numbers.
         trials: number of simulated tests for the power; 0 leaves it out.
         seed: of the draws.
@@ -298,32 +304,61 @@ def matched(
 
     Source: Phipson and Smyth 2010, "Permutation p-values should never be zero".
     """
-    same = np.ones(n)
-    null = np.array([statistic(weights, same) for weights in drawn(n, size, repetitions, seed)])
-    values = statistic(np.repeat([1 / size, 0.0], [size, n - size]), same)
-    found = [_rejected(statistic, weights, seed + 1 + k) for k, weights in enumerate(drawn(n, size, trials, seed + 1))]
+    same = np.ones(len(copies))
+    null = _scattered([statistic(own, same) for own in drawn(copies, size, repetitions, seed)], scatter, seed)
+    values = statistic(weights, same)
+    chosen = enumerate(drawn(copies, size, trials, seed + 1))
+    found = [_rejected(statistic, own, copies, size, scatter, seed + 1 + k) for k, own in chosen]
     power = np.mean(found, axis=0) if found else np.full(len(values), np.nan)
-    least = max(2 / (1 + repetitions), min(1.0, 2 / math.comb(n, size)))
+    least = max(2 / (1 + repetitions), min(1.0, 2 / math.comb(round(copies.sum()), size)))
     return [
         _beside(float(value), own, least, float(share)) for value, own, share in zip(values, null.T, power, strict=True)
     ]
 
 
-def _rejected(statistic: Callable[[np.ndarray, np.ndarray], np.ndarray], weights: np.ndarray, seed: int) -> np.ndarray:
+def _rejected(
+    statistic: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    weights: np.ndarray,
+    copies: np.ndarray,
+    size: int,
+    scatter: np.ndarray | float,
+    seed: int,
+) -> np.ndarray:
     """Say of each number whether the test finds a part with these weights whose curvature is `RATIO` times as large."""
-    n, size = len(weights), round(1 / weights.max())
-    factors = np.where(weights > 0, RATIO, 1.0)
-    values = statistic(weights, factors)
-    null = np.array([statistic(others, factors) for others in drawn(n, size, _DRAWS, seed)])
+    sharper = np.where(weights > 0, RATIO, 1.0)
+    if (copies == 1).all():
+        others = ((own, sharper) for own in drawn(copies, size, _DRAWS, seed))
+    else:  # some samples stand for images of the part and for others: these are drawn apart
+        inside = size * weights
+        apart = drawn(np.append(inside, np.maximum(copies - inside, 0)), size, _DRAWS, seed)
+        pairs = (own.reshape(2, -1) for own in apart)
+        others = ((own.sum(axis=0), _mean_factor(*own)) for own in pairs)
+    null = _scattered([statistic(*own) for own in others], scatter, seed)
+    (values,) = _scattered([statistic(weights, sharper)], scatter, seed + 1)
     rejected: np.ndarray = np.logical_or(np.all(null < values, axis=0), np.all(null > values, axis=0))
     return rejected
 
 
-def drawn(n: int, size: int, repetitions: int, seed: int) -> Iterator[np.ndarray]:
+def _mean_factor(sharper: np.ndarray, alike: np.ndarray) -> np.ndarray:
+    """Return the factors of samples of which some images, with these weights, are `RATIO` times as sharp."""
+    whole = sharper + alike
+    found: np.ndarray = np.divide(RATIO * sharper + alike, whole, out=np.ones(len(whole)), where=whole > 0)
+    return found
+
+
+def _scattered(values: Sequence[np.ndarray], scatter: np.ndarray | float, seed: int) -> np.ndarray:
+    """Return numbers, (R, k), with normal numbers of these standard deviations added."""
+    found = np.array(values)
+    if np.any(scatter):
+        found = found + scatter * np.random.default_rng([seed, 1]).standard_normal(found.shape)
+    return found
+
+
+def drawn(copies: np.ndarray, size: int, repetitions: int, seed: int) -> Iterator[np.ndarray]:
     """Draw samples from a pool repeatedly, each draw without replacement.
 
     Args:
-        n: number of samples of the pool.
+        copies: (n,) as many samples as each of the pool stands for; fractions are rounded up or down at random.
         size: number of samples per draw.
         repetitions: number of draws.
         seed: of the draws.
@@ -334,12 +369,17 @@ def drawn(n: int, size: int, repetitions: int, seed: int) -> Iterator[np.ndarray
     Raises:
         InputError: the pool has fewer samples than are to be drawn.
     """
-    if size > n:
-        raise InputError(f"{size} samples cannot be drawn from a pool of {n}")
+    n, total = len(copies), round(float(copies.sum()))
+    if size > total:
+        raise InputError(f"{size} samples cannot be drawn from a pool of {total}")
     random = np.random.default_rng(seed)
     for _ in range(repetitions):
-        weights = np.zeros(n)
-        weights[random.choice(n, size, replace=False)] = 1 / size
+        if (copies == 1).all():
+            weights = np.zeros(n)
+            weights[random.choice(n, size, replace=False)] = 1 / size
+        else:
+            ends = np.floor(np.append(0, copies.cumsum()) + random.random()).astype(np.int64)
+            weights = random.multivariate_hypergeometric(np.diff(ends), size, method="marginals") / size
         yield weights
 
 

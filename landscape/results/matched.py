@@ -5,12 +5,14 @@ pooled test compares the number of the smaller part with numbers of equally many
 lambda_max is that of the Gauss-Newton or Fisher matrix, from the rows that the file stores for both parts.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.optimize import brentq
 from scipy.special import stdtr
 
-from landscape.errors import InputError, arg
+from landscape.errors import InputError
 from landscape.results import inference
 from landscape.results.inference import Matched
 from landscape.results.pool import Pool, pool
@@ -51,31 +53,161 @@ def reference(found: Spectrum) -> int:
 def refusal(found: Spectrum) -> str | None:
     """Say why parts cannot be compared at equal numbers of samples.
 
-    Weighted draws estimate a part's mean well from few samples, but they are not a random sample of it: numbers of
-    another draw depend on samples that were very unlikely to be drawn.
-
     Args:
-        found: a spectrum with the fields of single samples.
+        found: a spectrum.
 
     Returns:
         The reason and the remedy; None if they can be compared.
     """
-    if len(found.parts) < 2:
-        return "parts are compared at equal numbers of samples, and there is one part"
-    for p, name in enumerate(found.parts):
-        weights = pool(found, (p,)).weights
+    return "parts are compared at equal numbers of samples, and there is one part" if len(found.parts) < 2 else None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Pair:
+    """A part and another one together, and the size at which they are compared.
+
+    Samples that were drawn with weights stand for all of their part: sample i for n w_i of its n samples. Those that
+    were drawn alike stand for themselves, because lambda_max of few samples is not that of many.
+    """
+
+    together: Pool
+    copies: np.ndarray  # as many samples as each one stands for
+    size: int
+
+    @property
+    def names(self) -> list[str]:
+        """The available ones of `NUMBERS`."""
+        return list(_numbers(self.together, self.together.of(0)))
+
+    def numbers(self, weights: np.ndarray, factors: np.ndarray | float = 1.0) -> np.ndarray:
+        """Return the numbers for any weights of the samples and factors of their curvature, both (n,)."""
+        return np.array(list(_numbers(self.together, weights, factors).values()))
+
+    @property
+    def scatter(self) -> np.ndarray:
+        """Standard errors of the numbers' difference from those of the pool's draws, because of weighted draws."""
+        share = np.bincount(self.together.part, self.copies, minlength=2)[1] / self.copies.sum()
+        errors = [_of_draw(self.together, self.copies, p, self.names) for p in range(2)]
+        found: np.ndarray = np.hypot(errors[0], share * errors[1])
+        return found
+
+    def tests(self, *, repetitions: int, trials: int = inference.TRIALS, seed: int = 0) -> dict[str, Matched]:
+        """Compare the part's numbers with those of as many samples drawn from both, as `inference.matched` does.
+
+        Args:
+            repetitions: draws of each test.
+            trials: of each test, for its power; 0 leaves that out.
+            seed: of the draws.
+
+        Returns:
+            The comparison of each available one of `NUMBERS`.
+        """
+        made = inference.matched(
+            self.numbers,
+            self.together.of(0),
+            self.copies,
+            self.size,
+            scatter=self.scatter,
+            repetitions=repetitions,
+            trials=trials,
+            seed=seed,
+        )
+        return dict(zip(self.names, made, strict=True))
+
+
+def pair(together: Pool, n_samples: Sequence[int] | np.ndarray, uncertainty: Sequence[float] | np.ndarray) -> Pair:
+    """Return a part and another one, ready to be compared.
+
+    Args:
+        together: their samples; the first part is compared with draws from both.
+        n_samples: of the parts, (2,), from which the pool's may be draws.
+        uncertainty: mean tr M of these samples, (2,).
+
+    Returns:
+        The pair.
+    """
+    copies = np.ones(len(together.part))
+    for q, (n, mean) in enumerate(zip(n_samples, uncertainty, strict=True)):
+        own = together.part == q
+        weights = together.weights[own]
         if np.ptp(weights) > 1e-9 * weights.max():
-            return (
-                f"the samples of {name} were drawn with weights, and tell nothing of equal numbers of samples: compute "
-                f"all of them, or {arg('samples_per_class', len(weights))}"
-            )
-    return None
+            copies[own] = _stand_for(int(n) * weights, together.uncertainty[own], int(n), float(mean))
+    return Pair(together=together, copies=copies, size=round(float(copies[together.part == 0].sum())))
+
+
+def _stand_for(copies: np.ndarray, uncertainty: np.ndarray, n: int, mean: float) -> np.ndarray:
+    """Return for how many samples of a part each draw stands, so that these have the part's number and uncertainty.
+
+    The sum of the weights scatters much, because few draws stand for most samples, those with little uncertainty. What
+    draws stand for beyond themselves is multiplied by exp(a + b tr M), with the a and b for which both sums are right.
+
+    Args:
+        copies: n times the weights of the draws, (m,).
+        uncertainty: tr M of the draws, (m,).
+        n: samples of the part.
+        mean: of tr M over all of them.
+
+    Returns:
+        (m,).
+
+    Source: Deville and Sarndal 1992, "Calibration estimators in survey sampling" (raking).
+    """
+    least = np.minimum(copies, 1)
+    more = np.flatnonzero(copies > 1)
+    left = n - float(least.sum())
+    if not len(more) or left <= 0:
+        return copies
+    beyond, amount = copies[more] - 1, uncertainty[more]
+    wanted, widest = (n * mean - float(least @ uncertainty)) / left, float(np.ptp(amount))
+
+    def shares(b: float) -> np.ndarray:
+        tilted = np.log(beyond) + b * (amount - amount[0])
+        weights = np.exp(tilted - tilted.max())
+        found: np.ndarray = weights / weights.sum()
+        return found
+
+    def off(b: float) -> float:
+        return float(shares(b) @ amount) - wanted
+
+    b, most = 0.0, 50 / widest if widest > 0 else 0.0
+    if widest > 0 and np.isfinite(wanted):
+        b = brentq(off, -most, most) if off(-most) < 0 < off(most) else np.copysign(most, -off(0.0))
+    least[more] += left * shares(b)
+    return least
+
+
+def _of_draw(together: Pool, copies: np.ndarray, p: int, names: Sequence[str]) -> np.ndarray:
+    """Return the standard errors of a part's numbers because its samples are draws; zero for all samples of a part."""
+    own = together.part == p
+    if (copies[own] == 1).all():
+        return np.zeros(len(names))
+    weights, chances = together.weights[own], together.chances[own]
+    each = {"trace": together.traces}
+    if together.gram is not None:
+        each["lambda_max"] = together.gram.curvatures(together.gram.top(together.of(p))[1])
+    x = {name: inference.draws(values[own], weights, chances) for name, values in each.items()}
+    below = inference.draws(together.uncertainty[own], weights, chances)
+    errors = {name: inference.stderr(values) for name, values in x.items()}
+    errors |= {f"{name} per uncertainty": inference.ratio(values, below)[1] for name, values in x.items()}
+    return np.nan_to_num([errors[name] for name in names])
+
+
+def _two(found: Spectrum, p: int, largest: int) -> Pair:
+    """Return a part of a spectrum and the largest one."""
+    two = [p, largest]
+    together = pool(found, two)
+    mean = [float(together.of(q) @ together.uncertainty) for q in range(2)]
+    known = mean if found.uncertainty is None else np.where(found.drawn[two], found.uncertainty[two], mean)
+    return pair(together, found.n_samples[two], known)
 
 
 def against_largest(
     found: Spectrum, *, repetitions: int | None = None, trials: int = inference.TRIALS, seed: int = 0
 ) -> list[Against]:
     """Compare each part with the largest part at the number of samples of the smaller part.
+
+    Where samples were drawn with weights, the pool's draws are of all samples for which they stand, and the error of
+    the draw is added to them.
 
     Args:
         found: a spectrum with the fields of single samples and at least two parts.
@@ -88,7 +220,7 @@ def against_largest(
         For each part but the largest, one comparison for each of `NUMBERS`.
 
     Raises:
-        InputError: the spectrum has no fields of single samples, has one part, or was drawn with weights.
+        InputError: the spectrum has no fields of single samples, or has one part.
     """
     if (why := refusal(found)) is not None:
         raise InputError(why)
@@ -96,21 +228,10 @@ def against_largest(
     others = [p for p in range(len(found.parts)) if p != largest]
     tests = []
     for p in others:
-        together = pool(found, (p, largest))
-        size, names = int((together.part == 0).sum()), list(_numbers(together, together.of(0)))
-
-        def statistic(weights: np.ndarray, factors: np.ndarray, together: Pool = together) -> np.ndarray:
-            return np.array(list(_numbers(together, weights, factors).values()))
-
-        made = inference.matched(
-            statistic,
-            size,
-            len(together.part),
-            repetitions=repetitions or int(np.clip(100 * len(names) * len(others), 1000, 4000)),
-            trials=trials,
-            seed=seed,
-        )
-        tests += [(found.parts[p], name, size, test) for name, test in zip(names, made, strict=True)]
+        two = _two(found, p, largest)
+        tells = repetitions or int(np.clip(100 * len(two.names) * len(others), 1000, 4000))
+        made = two.tests(repetitions=tells, trials=trials, seed=seed)
+        tests += [(found.parts[p], name, two.size, test) for name, test in made.items()]
     adjusted = inference.adjusted(np.array([test.p for *_, test in tests]))
     return [
         Against(part=part, number=name, n=n, test=test, p=float(p))
@@ -130,7 +251,7 @@ def as_many_of_both(found: Spectrum, *, repetitions: int = 200, seed: int = 0) -
         For each available one of `NUMBERS`, the 5 %, 50 % and 95 % quantiles, (P, 3); nan for the largest part.
 
     Raises:
-        InputError: the spectrum has no fields of single samples, or was drawn with weights.
+        InputError: the spectrum has no fields of single samples, or has one part.
     """
     if (why := refusal(found)) is not None:
         raise InputError(why)
@@ -139,12 +260,11 @@ def as_many_of_both(found: Spectrum, *, repetitions: int = 200, seed: int = 0) -
     for p in range(len(found.parts)):
         if p == largest:
             continue
-        together = pool(found, (p, largest))
-        size = int((together.part == 0).sum())
-        numbers = [_numbers(together, w) for w in inference.drawn(len(together.part), size, repetitions, seed)]
-        for name in numbers[0]:
+        two = _two(found, p, largest)
+        numbers = np.array([two.numbers(own) for own in inference.drawn(two.copies, two.size, repetitions, seed)])
+        for name, values in zip(two.names, numbers.T, strict=True):
             ends = quantiles.setdefault(name, np.full((len(found.parts), 3), np.nan))
-            ends[p] = np.quantile([one[name] for one in numbers], [0.05, 0.5, 0.95])
+            ends[p] = np.quantile(values, [0.05, 0.5, 0.95])
     return quantiles
 
 

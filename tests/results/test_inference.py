@@ -13,7 +13,8 @@ from landscape.results import inference
 
 def matched(y, size, **options):
     """The test of the mean of the first of some values."""
-    (found,) = inference.matched(lambda w, factors: np.array([w @ (factors * y)]), size, len(y), **options)
+    first = np.where(np.arange(len(y)) < size, 1 / size, 0.0)
+    (found,) = inference.matched(lambda w, f: np.array([w @ (f * y)]), first, np.ones(len(y)), size, **options)
     return found
 
 

@@ -10,6 +10,7 @@ from scipy.stats import kstest, ttest_rel
 from scipy.stats import t as student
 
 from landscape.errors import InputError
+from landscape.objective import draws
 from landscape.results import matched
 
 
@@ -155,21 +156,81 @@ def test_lambda_max_and_its_pool_are_those_of_the_dense_matrices():
 def test_more_tests_take_more_draws_so_that_the_smallest_p_stays_small():
     rng = np.random.default_rng(7)
     few, many = ([skewed(rng, n) for n in (9, *[5] * others)] for others in (1, 6))
-    for parts, draws in ((few, 1000), (many, 1200)):  # 100 for each of two numbers of each part but the largest
+    for parts, tells in ((few, 1000), (many, 1200)):  # 100 for each of two numbers of each part but the largest
         found = matched.against_largest(made(*zip(*parts, strict=True)), trials=0)
-        assert {one.test.resolution for one in found} == {2 / (1 + draws)}
+        assert {one.test.resolution for one in found} == {2 / (1 + tells)}
 
 
-def test_draws_with_weights_are_not_taken_for_samples():
-    """Twenty draws that stand for 90 samples, each with the weight of those that it stands for."""
+def drawn_head(rng, head, n):
+    """Traces, uncertainty, weights and chances of n draws in proportion to uncertainty, and that of the whole."""
+    chances = draws.inclusion(head[1], n, draws.AT)
+    own = draws.systematic(chances, rng)
+    return head[0][own], head[1][own], 1 / (len(chances) * chances[own]), chances[own], head[1].mean()
+
+
+def with_draws(head, n_head, tail):
+    """A spectrum of draws from a larger part, and of a smaller part with all its samples."""
+    fields = (
+        ("sample_weight", np.full(len(tail[0]), 1 / len(tail[0]))),
+        ("sample_chance", np.full(len(tail[0]), np.nan)),
+    )
+    width = max(len(head[0]), len(tail[0]))
+    own = {
+        name: np.array([np.append(v, np.full(width - len(v), np.nan)) for v in (of_head, of_tail)])
+        for of_head, (name, of_tail) in zip(head[2:4], fields, strict=True)
+    }
+    n, known = np.array([n_head, len(tail[0])]), np.array([head[4], tail[1].mean()])
+    return made([head[0], tail[0]], [head[1], tail[1]], n_samples=n, uncertainty=known, **own)
+
+
+def test_draws_stand_for_all_samples_of_their_part():
+    """60 of 1,000 samples: the pool's numbers at the size of the tail, and p of two parts of one population."""
+    rng, p, ends = np.random.default_rng(6), [], []
+    for seed in range(150):
+        head, tail = skewed(rng, 1000), skewed(rng, 30)
+        found = with_draws(drawn_head(rng, head, 60), 1000, tail)
+        both = matched.against_largest(found, repetitions=99, trials=0, seed=seed)
+        assert [one.n for one in both] == [30, 30]
+        p.append([one.test.p - 0.02 * rng.random() for one in both])
+        every = matched.against_largest(made(*zip(head, tail, strict=True)), repetitions=99, trials=0, seed=seed)
+        ends.append([[(a := one.test).low, a.median, a.high] for part in (both, every) for one in part])
+    for values in np.array(p).T:
+        assert kstest(values, "uniform").pvalue > 0.001
+        assert np.mean(values <= 0.05) < 0.11  # three standard errors above 5 %
+    drawn, whole = np.array(ends).reshape(150, 2, 2, 3).mean(axis=0)
+    np.testing.assert_allclose(drawn, whole, rtol=0.15)
+
+
+def test_the_error_of_a_draw_is_added_to_the_pools_numbers():
+    """A tail as large as the head: what few draws of both are off by is more than what as many samples scatter."""
+    rng, rejected = np.random.default_rng(8), 0
+    for seed in range(150):
+        parts = [drawn_head(rng, skewed(rng, n), 25) for n in (1000, 900)]
+        fields = {
+            name: np.array([part[k] for part in parts])
+            for k, name in ((2, "sample_weight"), (3, "sample_chance"), (4, "uncertainty"))
+        }
+        found = made(*zip(*(part[:2] for part in parts), strict=True), n_samples=np.array([1000, 900]), **fields)
+        (trace, _) = matched.against_largest(found, repetitions=99, trials=0, seed=seed)
+        rejected += trace.test.p <= 0.05
+    assert rejected / 150 < 0.11  # without the error of the draws it is 0.3 and more
+
+
+def test_the_power_of_draws_is_that_which_is_had():
+    rng, stated, found = np.random.default_rng(9), [], 0
+    for seed in range(60):
+        head = drawn_head(rng, skewed(rng, 1000), 60)
+        one = matched.against_largest(with_draws(head, 1000, skewed(rng, 30)), repetitions=1, seed=seed)[1]
+        stated.append(one.test.power)
+        sharper = matched.against_largest(with_draws(head, 1000, skewed(rng, 30, scale=2.0)), repetitions=99, trials=0)
+        found += sharper[1].test.p <= 0.05
+    assert abs(found / 60 - np.mean(stated)) < 3 * np.sqrt(0.25 / 60)
+
+
+def test_samples_that_were_drawn_alike_stand_for_themselves():
     rng = np.random.default_rng(6)
     (a, u), (b, v) = skewed(rng, 200), skewed(rng, 20)
-    weights = np.vstack([np.full(200, 1 / 200), np.append(rng.dirichlet(np.ones(20)), np.full(180, np.nan))])
-    drawn = made([a, b], [u, v], sample_weight=weights, n_samples=np.array([200, 90]))
-    for compared in (matched.against_largest, matched.as_many_of_both):
-        with pytest.raises(InputError, match="drawn with weights"):
-            compared(drawn, repetitions=50)
-    alike = made([a, b], [u, v], n_samples=np.array([5000, 90]))  # of twenty that were drawn alike there is no more
+    alike = made([a, b], [u, v], n_samples=np.array([5000, 90]))  # lambda_max of twenty is not that of ninety
     found = matched.against_largest(alike, repetitions=50)
     assert {one.n for one in found} == {20}
     whole = matched.against_largest(made([a, b], [u, v]), repetitions=50)
