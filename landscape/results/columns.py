@@ -132,7 +132,9 @@ _CENTRE = Column(
     summary="loss",
     key="loss",
 )
-_CENTRE_ACCURACY = replace(_DRAWN_ACCURACY, field="centre_accuracy", key="accuracy")
+_CENTRE_ACCURACY = replace(
+    _DRAWN_ACCURACY, field="centre_accuracy", error="centre_accuracy_stderr", of_error="samples", key="accuracy"
+)
 _COMPARED_LOSS = Column(head="loss", field="loss", compared=True, summary="loss")
 _OVER_SAMPLES = (
     *(LOSS, _COMPARED_LOSS, ACCURACY, *MEASURED, _CENTRE, _CENTRE_ACCURACY),
