@@ -85,3 +85,22 @@ def test_an_accuracy_of_all_samples_stands_for_others_of_their_kind(whole):
     assert drawn.draws.whole.tolist() == [False, True]
     found = Evaluator(drawn, plain=True).measure(points.origin(whole))
     assert found[3][1] == pytest.approx(inference.share_stderr(found[1][1], 160), rel=1e-12)
+
+
+def test_features_scatter_as_stated(whole):
+    """As above; what jumps from one group to the next has a jackknife that is too large."""
+    found = [ls.features(ls.draw_samples(whole, 120, seed=seed)) for seed in range(60)]
+    for name in ("loss", "accuracy", "distance", "variance", "quality", "mean_norm", "alignment", "within_between"):
+        values, errors = (np.array([getattr(one, of)[0] for one in found]) for of in (name, f"{name}_stderr"))
+        ratio = held(values, errors)
+        assert np.all((ratio > 0.75) & (ratio < 1.3)), (name, ratio)
+
+
+def test_features_of_draws_that_are_all_right_state_an_error(whole):
+    objective = population(0.0)
+    for one in (objective, ls.draw_samples(objective, 60)):
+        found = ls.features(one)
+        assert (found.accuracy == 1).all()
+        expected = Evaluator(one, plain=True).measure(points.origin(one))[3]
+        np.testing.assert_allclose(found.accuracy_stderr[0], expected, rtol=1e-12)
+        assert (expected > 0).all()

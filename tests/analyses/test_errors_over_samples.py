@@ -247,7 +247,8 @@ def test_errors_of_features_are_those_of_other_samples():
             predicted=(features @ rows.T).argmax(1),
             loss=features[:, 0].square(),
             weights=torch.ones(len(labels)),
-            group=torch.from_numpy(features_analysis._groups(labels)),
+            group=torch.from_numpy(features_analysis._groups(labels, np.ones(len(labels)))),
+            root=torch.ones(len(labels)),
         )
 
     numbers, errors = [], []
