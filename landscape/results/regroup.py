@@ -233,11 +233,13 @@ def _predicted(
         values, units = getattr(result, measure.field), getattr(result, measure.units)
         if values is None or units is None:
             continue
-        found = []
+        known, found = getattr(result, measure.error), []
+        errors = np.full(len(values), np.nan) if known is None else known
         for of in shares:
-            parts = [p for p, _ in of]
-            found.append(measure.joined(values[parts], units[parts], [w / result.n_samples[p] for p, w in of]))
-        fields[measure.field] = np.array(found)
+            parts, weights = [p for p, _ in of], [w / result.n_samples[p] for p, w in of]
+            value = measure.joined(values[parts], units[parts], weights)
+            found.append((value, measure.joined_stderr(values[parts], errors[parts], units[parts], weights)))
+        fields[measure.field], fields[measure.error] = np.array(found).T
         if measure.units != "n_samples":
             fields[measure.units] = np.array([units[of].sum() for of in members.values()])
     return fields

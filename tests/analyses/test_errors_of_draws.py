@@ -10,7 +10,7 @@ from scipy.special import stdtrit
 
 import landscape as ls
 from landscape.data import datasets
-from landscape.objective import points
+from landscape.objective import draws, points
 from landscape.objective.evaluator import Evaluator
 from landscape.objective.objective import Objective
 from landscape.results import inference
@@ -104,3 +104,25 @@ def test_features_of_draws_that_are_all_right_state_an_error(whole):
         expected = Evaluator(one, plain=True).measure(points.origin(one))[3]
         np.testing.assert_allclose(found.accuracy_stderr[0], expected, rtol=1e-12)
         assert (expected > 0).all()
+
+
+def test_measures_of_tokens_scatter_as_stated():
+    """The tokens of a sample are alike, so that an error over tokens would be too small by a fifth."""
+    random = torch.Generator().manual_seed(0)
+    inputs = torch.randn(200, 1, 3, generator=random) + 0.3 * torch.randn(200, 8, 3, generator=random)
+    model = torch.nn.Linear(3, 4)
+    torch.nn.init.normal_(model.weight, std=12.0, generator=random)
+    targets = (model(inputs) + 6 * torch.randn(200, 8, 4, generator=random)).argmax(-1)
+    targets[torch.rand(200, 8, generator=random) < 0.4] = -100
+    objective = ls.make_objective(model, (inputs, targets), task="tokens", dtype="float64")
+    amount = draws.uncertainty(objective, 0)
+    assert draws.varies(amount)
+    found = []
+    for seed in range(150):
+        picked = draws.pick(objective, 0, 80, seed=seed, amount=amount, even=draws.AWAY)
+        found.append(draws.gathered(objective, [picked], {}).evaluation.predicted())
+    truth = objective.evaluation.predicted()
+    for name in ("perplexity", "token_accuracy"):
+        values, errors = (np.array([one[of] for one in found]) for of in (name, f"{name}_stderr"))
+        assert abs(values.mean() - truth[name][0]) < 6 * values.std() / np.sqrt(len(values))  # a ratio has some bias
+        assert 0.8 < held(values, errors)[0] < 1.25
