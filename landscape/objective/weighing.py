@@ -89,7 +89,8 @@ def left(draws: Draws | None, own: np.ndarray) -> np.ndarray:
 
 def factors(draws: Draws | None, own: np.ndarray) -> np.ndarray:
     """Return the factors of some samples, (n,); the arguments are those of `left`."""
-    return np.ones(len(own)) if draws is None else draws.factors[own]
+    found: np.ndarray = np.ones(len(own)) if draws is None else draws.factors[own]
+    return found
 
 
 def weighed(of: Callable[[Any, Tree], Tensor], draws: Draws | None, *, power: float = 1.0) -> Callable[..., Tensor]:

@@ -62,7 +62,7 @@ def draws(values: np.ndarray, weights: np.ndarray, chances: np.ndarray | None = 
         return x
     mean, m, root = x.mean(axis=-1, keepdims=True), np.count_nonzero(of_draw), np.sqrt(of_draw)
     if m == 0:
-        return mean + np.zeros_like(x)
+        return np.broadcast_to(mean, x.shape).copy()
     off = root * (x - (x @ root / root.sum())[..., None])  # their mean is zero
     moved: np.ndarray = mean + np.sqrt(m * (n - 1) / ((m - 1) * n)) * off
     return moved
