@@ -126,6 +126,12 @@ class Chosen:
         """Return the standard error of the mean of values, (n,)."""
         return inference.stderr(inference.draws(x, np.full(len(x), 1 / len(x)), self.chances))
 
+    def share_stderr(self, wrong: np.ndarray) -> float:
+        """Return the standard error of an accuracy; the wrong samples have their factors as values, (n,)."""
+        left = inference.left(self.chances, len(wrong))
+        sums = np.stack([left @ wrong**2, left @ wrong, np.sqrt(left) @ wrong])[:, None]
+        return float(inference.Scatter.of([left], [self.factors]).share_stderr(sums)[0])
+
 
 def by_sums(found: Known, chosen: list[Chosen]) -> Numbers:
     """Return the numbers that follow from sums over samples, by the formulas of the analyses.
@@ -136,26 +142,26 @@ def by_sums(found: Known, chosen: list[Chosen]) -> Numbers:
     """
     losses = [of.factors[:, None] * own[of.index] for own, of in zip(found.losses, chosen, strict=True)]
     wrong = [of.factors * (1 - own[of.index]) for own, of in zip(found.right, chosen, strict=True)]
-    n, half = np.array([len(of.factors) for of in chosen]), len(LINE) // 2
+    half = len(LINE) // 2
     mean = np.array([own.mean(axis=0) for own in losses])
-    error = np.array([[inference.stderr(x) for x in own.T] for own in losses])
+    error = np.array([[of.stderr(x) for x in own.T] for own, of in zip(losses, chosen, strict=True)])
     barrier = grid.barrier(LINE, mean)
     tops = []
     for own, of in zip(losses, chosen, strict=True):
         rises = own - (1 - LINE) * own[:, :1] - LINE * own[:, -1:]
         tops.append(of.stderr(rises[:, rises.mean(axis=0).argmax()]))
     right = 1 - np.array([own.mean() for own in wrong])
-    alike = [len(of.factors) if (of.factors == 1).all() else 1 for of in chosen]  # of weighted draws no error is given
+    right_error = np.array([of.share_stderr(own) for own, of in zip(wrong, chosen, strict=True)])
     each = [of.factors[:, None] * own[of.index] for own, of in zip(found.gradients, chosen, strict=True)]
     g = np.array([own.mean(axis=0) for own in each])
     share = np.array([len(own) for own in found.losses]) / sum(map(len, found.losses))
     whole, norm = share @ g, np.linalg.norm(g, axis=1)
     size = np.linalg.norm(whole)
     cosine = g @ whole / (norm * size)
-    variance = np.zeros(len(n))
+    variance = np.zeros(len(g))
     for q, own in enumerate(each):
         off = own - g[q]  # what a sample's weight changes in the mean, and so in each cosine
-        for p in range(len(n)):
+        for p in range(len(g)):
             moved = share[q] * (off @ g[p] / norm[p] - cosine[p] * (off @ whole) / size) / size
             if p == q:
                 moved = moved + (off @ whole / size - cosine[p] * (off @ g[p]) / norm[p]) / norm[p]
@@ -163,7 +169,7 @@ def by_sums(found: Known, chosen: list[Chosen]) -> Numbers:
     return {
         "loss at the checkpoint": (mean[:, 0], error[:, 0]),
         "loss half way to another network": (mean[:, half], error[:, half]),
-        "accuracy there": (right, np.array(list(map(inference.share_stderr, right, alike)))),
+        "accuracy there": (right, right_error),
         "barrier on the line": (barrier, grid.barrier_stderr(LINE, mean, error)),
         "barrier of distances": (barrier, np.array(tops)),
         "gradient norm": (norm, np.array([of.stderr(own @ u) for of, own, u in zip(chosen, each, g / norm[:, None],
@@ -199,6 +205,7 @@ def check(whole: Objective, found: Known, other: torch.Tensor) -> None:
     slopes = ls.gradients(part, sampling_errors=True)
     theirs = {
         "loss half way to another network": (line.loss[:, 0, len(LINE) // 2], line.loss_stderr[:, 0, len(LINE) // 2]),
+        "accuracy there": (line.accuracy[:, 0, len(LINE) // 2], line.accuracy_stderr[:, 0, len(LINE) // 2]),
         "barrier on the line": (line.barrier, line.barrier_stderr),
         "gradient norm": (slopes.norm[0], slopes.norm_sampling_stderr[0]),
         "cosine with the whole": (slopes.cosine[0], slopes.cosine_sampling_stderr[0]),
@@ -286,8 +293,6 @@ def main() -> None:
     check(whole, found, far)
     for names in options.what.split(","):
         for weighted in (False, True):
-            if weighted and names == "features":  # in which draws by uncertainty gain nothing
-                continue
             print(f"\n{names}, drawn " + ("in proportion to tr M" if weighted else "alike"))
             many = options.repetitions if names == "sums" else options.repetitions // 10
             table(whole, found, many, names, weighted=weighted)

@@ -7,7 +7,10 @@ over epochs.
 
 Errors over samples come from a jackknife: the samples of each class are divided into groups, all numbers are computed
 without each group in turn, and their scatter gives the error (Quenouille 1956; Efron and Tibshirani 1993, chapter 11).
-If the features are kept, this needs no further pass of the network; otherwise it is left out.
+If the features are kept, this needs no further pass of the network; otherwise it is left out. Of draws without
+replacement, a group is left out only as far as another draw would differ: each weight changes by the root of 1 - pi_i
+times its change in the jackknife (`_Batch.without`). To first order, the squares then add up to those of Hajek's
+variance in inference.py, also for weighted draws (Rao and Wu 1988).
 """
 
 import math
@@ -26,10 +29,10 @@ from landscape.autodiff.wide import wide
 from landscape.callables import checked
 from landscape.errors import InputError, arg
 from landscape.networks import class_means, classifiers
-from landscape.objective import jobs, pilot
+from landscape.objective import jobs, pilot, weighing
 from landscape.objective.objective import Objective
 from landscape.objective.snapshots import File
-from landscape.results import Features
+from landscape.results import Features, inference
 from landscape.results.features import WITH_ERRORS
 
 CACHE_BYTES = 2**31
@@ -182,10 +185,15 @@ class _Batch:
     loss: Tensor  # (B,)
     weights: Tensor  # (B,) how often each counts: once, or as often as a draw does
     group: Tensor  # (B,) of the jackknife
+    root: Tensor  # (B,) root of the fraction of a sample's variance that other draws would show
 
     def without(self, group: int) -> "_Batch":
-        """Return the batch with weight 0 for the samples of a group."""
-        return replace(self, weights=self.weights * (self.group != group))
+        """Return the batch without the samples of a group, whose weight the others get.
+
+        Of draws, each weight changes by `root` times this change: those that are certain to be drawn keep theirs.
+        """
+        change = torch.where(self.group == group, -1.0, 1 / (GROUPS - 1)).to(self.root)
+        return replace(self, weights=self.weights * (1 + self.root * change).to(self.weights))
 
 
 @torch.no_grad()
@@ -222,9 +230,11 @@ def _measure(
         numbers, n_features = _numbers(first, second, rows, beta, objective.team)
     team, few = objective.team, len(objective.samples) < 2 * GROUPS
     if sampling_errors and not few and team.total_of(bool(kept)) == team.size:
+        same = np.isin(numbers["accuracy"], [0.0, 1.0])  # the samples say nothing of their scatter
         all_fit = kept[0].features[0].nbytes * len(objective.samples) <= cache_bytes
         joined = 1 < team.size <= GROUPS and team.total_of(all_fit) == team.size
         numbers |= _jackknife(kept, rows, beta, team, report, joined=joined)
+        numbers["accuracy_stderr"] = np.where(same, _least_error(objective, n_classes), numbers["accuracy_stderr"])
     if n_classes > MOST_ANGLES:
         numbers["mean_cosine"] = None
     return numbers, n_features
@@ -321,7 +331,9 @@ def _of_all(kept: Sequence[_Batch], team: distributed.Team) -> _Batch:
 
 def _batches(objective: Objective, model: nn.Module, tap: classifiers.Tap) -> Iterator[_Batch]:
     """Run the network over all samples, independently of their parts."""
-    groups = torch.from_numpy(_groups(objective.samples.labels))
+    left = _left(objective)
+    groups = torch.from_numpy(_groups(objective.samples.labels, left))
+    roots = torch.from_numpy(np.sqrt(left)).to(objective.dtype)
     loss = objective.undrawn.loss  # of which each draw's weight stands beside it
     for index in torch.split(_own(objective), objective.batch_size):
         inputs, targets = objective.samples.batch(index, objective.device, objective.dtype)
@@ -335,16 +347,39 @@ def _batches(objective: Objective, model: nn.Module, tap: classifiers.Tap) -> It
             loss=loss(logits, targets),
             weights=weights.to(labels.device),
             group=groups[index].to(labels.device),
+            root=roots[index].to(labels.device),
         )
 
 
-def _groups(labels: np.ndarray) -> np.ndarray:
-    """Return the jackknife group of each sample, (N,): random within each class, with a fixed seed."""
+def _left(objective: Objective) -> np.ndarray:
+    """Return the fraction of the variance of each sample that other draws would show, (N,)."""
+    found = np.ones(len(objective.samples))
+    for own in objective.members if objective.draws is not None else ():  # only the parts of draws are the classes
+        found[own] = weighing.left(objective.draws, own)
+    return found
+
+
+def _groups(labels: np.ndarray, left: np.ndarray) -> np.ndarray:
+    """Return the jackknife group of each sample, (N,): random within each class, with a fixed seed.
+
+    Samples that another draw would have too, whose `left` is 0, are divided separately: all groups have about as many
+    of the others.
+    """
     found = np.empty(len(labels), dtype=np.int64)
     for c in np.unique(labels):
         own, random = np.flatnonzero(labels == c), np.random.default_rng(int(c))
-        found[own] = (random.permutation(len(own)) + random.integers(GROUPS)) % GROUPS
+        order = np.lexsort((random.permutation(len(own)), left[own] == 0))  # the others first
+        found[own[order]] = (np.arange(len(own)) + random.integers(GROUPS)) % GROUPS
     return found
+
+
+def _least_error(objective: Objective, n_classes: int) -> np.ndarray:
+    """Return the standard error of the accuracy of a class whose samples are all right, or all wrong, (C,)."""
+    labels, left = objective.samples.labels, _left(objective)
+    factors = weighing.factors(objective.draws, np.arange(len(labels)))
+    ends, order = np.cumsum(np.bincount(labels, minlength=n_classes))[:-1], np.argsort(labels, kind="stable")
+    scatter = inference.Scatter.of(np.split(left[order], ends), np.split(factors[order], ends))
+    return scatter.share_stderr(np.zeros((3, n_classes)))
 
 
 def _own(objective: Objective) -> Tensor:

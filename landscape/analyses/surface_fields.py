@@ -115,7 +115,7 @@ class Request:
             **self.passes,
         )
         kept = min(INPUT_BYTES, trees.n_bytes(objective.example(0)) * len(objective.samples) // objective.batch_size)
-        disk = 2 * 8 * (4 if self.options.radius is None else 5) * n * len(objective.partition)
+        disk = 2 * 8 * (5 if self.options.radius is None else 6) * n * len(objective.partition)
         disk += 8 * (len(self.along.axes) + 1) * objective.layout.size if self.along.rough else 0  # for `settled`
         return costs.Known(works=(pilot.evaluation(objective), work), keeps=kept, disk=disk, spare=arg("batch_size"))
 
@@ -216,7 +216,7 @@ def _fields_of_marks(request: Request, found: _Marks) -> dict[str, Any]:
         "mark_distance": np.array([distance for _, distance in placed]),
         "mark_policy_loss": found.policy_loss,
     }
-    for what in ("loss", "loss_stderr", "accuracy"):
+    for what in ("loss", "loss_stderr", "accuracy", "accuracy_stderr"):
         values = getattr(own, what)
         fields |= {f"centre_{what}": None, f"mark_{what}": None}
         if values is not None:
@@ -231,16 +231,16 @@ class _Heights:
     loss: np.ndarray
     loss_stderr: np.ndarray
     accuracy: np.ndarray | None
+    accuracy_stderr: np.ndarray | None
     computed: np.ndarray  # (ny, nx)
 
     def put(self, found: Points) -> None:
         """Enter the points that were evaluated; their numbers are in row-major order."""
         rows, columns = np.divmod(found.point, self.computed.shape[1])
-        self.loss[:, rows, columns] = found.loss.T
-        if found.loss_stderr is not None:
-            self.loss_stderr[:, rows, columns] = found.loss_stderr.T
-        if self.accuracy is not None and found.accuracy is not None:
-            self.accuracy[:, rows, columns] = found.accuracy.T
+        for name in ("loss", "loss_stderr", "accuracy", "accuracy_stderr"):
+            values, entered = getattr(found, name), getattr(self, name)
+            if values is not None and entered is not None:
+                entered[:, rows, columns] = values.T
         self.computed[rows, columns] = True
 
 
@@ -248,11 +248,12 @@ def _over_grid(request: Request, evaluator: Evaluator, evaluated: _Evaluated) ->
     """Evaluate all points of the grid or, with refinement, those that it needs."""
     objective, (n_rows, n_columns), moves = request.objective, request.shape, evaluator.policy.movement
     n_parts = len(objective.partition)
-    loss, stderr, accuracy = np.full((3, n_parts, n_rows, n_columns), np.nan)
+    loss, loss_stderr, accuracy, accuracy_stderr = np.full((4, n_parts, n_rows, n_columns), np.nan)
     heights = _Heights(
         loss=loss,
-        loss_stderr=stderr,
+        loss_stderr=loss_stderr,
         accuracy=None if objective.correct is None else accuracy,
+        accuracy_stderr=None if objective.correct is None else accuracy_stderr,
         computed=np.zeros((n_rows, n_columns), dtype=bool),
     )
 

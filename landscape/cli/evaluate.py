@@ -1,4 +1,4 @@
-"""`landscape evaluate`: loss and accuracy of each part, with their standard errors over samples."""
+"""`landscape evaluate`: loss, accuracy and other measures of each part, with their standard errors over samples."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -52,7 +52,9 @@ def _rows(found: Evaluation) -> list[dict[str, Any]]:
         if found.accuracy is not None:
             row["accuracy"] = np.append(found.accuracy, shares @ found.accuracy)[p]
             row["accuracy_stderr"] = inference.share_stderr(row["accuracy"], n)
-        rows.append(row | {name: np.append(each, found.whole[name])[p] for name, each in found.measures.items()})
+        for name, each in found.measures.items():
+            row |= {name: np.append(each, found.whole[name])[p], f"{name}_stderr": found.measure_errors[name][p]}
+        rows.append(row)
     return rows
 
 

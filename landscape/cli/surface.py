@@ -349,7 +349,8 @@ def conclude(console: Console, result: Surface, path: Path) -> None:
 
 def document(result: Surface, path: Path) -> dict[str, Any]:
     """Return the same as one JSON document."""
-    errors = [name for name in ("centre_loss_stderr", "barrier_stderr") if getattr(result, name) is not None]
+    named = ("centre_loss_stderr", "centre_accuracy_stderr", "barrier_stderr")
+    errors = [name for name in named if getattr(result, name) is not None]
     names = ["n_samples", "centre_loss", "centre_accuracy", *errors]
     names += [name for name in FIELDS if getattr(result, name) is not None]
     names += ["lowest_loss", "lowest_position", "doubling_radius"]

@@ -1,6 +1,6 @@
 """Loss and measures of each part at the model's own parameters, from one pass over the data."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -16,6 +16,7 @@ from landscape.networks.models import failures_named
 from landscape.networks.overflow import LARGEST
 from landscape.objective import contract
 from landscape.objective.weighing import weighed
+from landscape.results import inference
 from landscape.results.measures import Measure
 
 if TYPE_CHECKING:
@@ -35,12 +36,18 @@ class Evaluation:
     square: np.ndarray  # (P,) mean of the squared losses; of weighted ones for draws
     accuracy: np.ndarray | None  # (P,) fraction predicted correctly; None where that has no meaning
     sums: Mapping[Measure, np.ndarray]  # (P, 2) what the task's measures are made of
+    errors: Mapping[Measure, np.ndarray]  # (P + 1,) standard errors of the measures over samples, at last of all parts
     uncertainty: tuple[np.ndarray, ...] | None  # tr M of each sample, part by part, where the logits give it at once
 
     @property
     def measures(self) -> dict[str, np.ndarray]:
         """The task's other measures of each part, (P,) each, by their names."""
         return {measure.name: measure.value(sums) for measure, sums in self.sums.items()}
+
+    @property
+    def measure_errors(self) -> dict[str, np.ndarray]:
+        """Standard errors over samples of the measures of each part and, at last, of all parts, (P + 1,) each."""
+        return {measure.name: errors for measure, errors in self.errors.items()}
 
     @property
     def whole(self) -> dict[str, float]:
@@ -58,6 +65,7 @@ class Evaluation:
         """
         chosen = slice(None) if part is None else slice(part, part + 1)
         fields = {m.field: m.value(sums)[chosen] for m, sums in self.sums.items()}
+        fields |= {m.error: errors[:-1][chosen] for m, errors in self.errors.items()}
         return fields | {m.units: sums[chosen, 1] for m, sums in self.sums.items() if m.units != "n_samples"}
 
     @property
@@ -81,7 +89,9 @@ def evaluate(objective: "Objective", progress: Progress | None = None) -> Evalua
         NumericalError: a loss is not finite.
     """
     names, counts, stands_for = objective.partition.names, objective.counts, objective.population / objective.counts
-    (loss, square, correct), sums, uncertainty = memory.halving(lambda: _added_up(objective, progress))
+    (loss, square, correct), of_measures, uncertainty = memory.halving(lambda: _added_up(objective, progress))
+    cuts = np.cumsum([len(own) for own in objective.members])[:-1]
+    each = {measure: np.split(values, cuts) for measure, values in of_measures.items()}
     for part, value in enumerate(loss / counts):
         if not abs(value) <= LARGEST:
             raise NumericalError(f"the loss of part {names[part]} is {value:.4g}: {reason(objective, part)}")
@@ -91,7 +101,8 @@ def evaluate(objective: "Objective", progress: Progress | None = None) -> Evalua
         loss=loss / counts,
         square=square / counts,
         accuracy=None if objective.correct is None else correct / counts,
-        sums={measure: stands_for[:, None] * of_parts for measure, of_parts in sums.items()},
+        sums={measure: stands_for[:, None] * [of.sum(axis=0) for of in of_parts] for measure, of_parts in each.items()},
+        errors={measure: _errors(objective, measure, of_parts) for measure, of_parts in each.items()},
         uncertainty=uncertainty,
     )
 
@@ -117,12 +128,34 @@ def reason(objective: "Objective", part: int) -> str:
     return f"squares of losses beyond {LARGEST:g} overflow float64; did the training diverge?"
 
 
+def _errors(objective: "Objective", measure: Measure, of_parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the standard errors over samples of a measure, of each part and of all together, (P + 1,).
+
+    The jackknife leaves out each sample with all of its units, so that the tokens of a sample may be alike.
+
+    Args:
+        objective: of the parts.
+        measure: of the task.
+        of_parts: what each sample adds to both sums, (n, 2).
+    """
+    drawn = [objective.as_drawn(part, values.T) for part, values in enumerate(of_parts)]
+    together = np.concatenate(of_parts).T if objective.draws is None else np.full((2, 1), np.nan)
+    found = []
+    for summands, units in [*drawn, together]:
+        value = measure.value(np.array([summands.sum(), units.sum()]))
+        with np.errstate(over="ignore", invalid="ignore"):  # of a perplexity beyond all numbers
+            error = inference.jackknife(measure.of_mean(inference.without_each(summands, units)))
+        unknown = (measure.share and value in (0, 1)) or not np.isfinite(error)
+        found.append(np.nan if unknown else error)
+    return np.array(found)
+
+
 def _added_up(
     objective: "Objective", progress: Progress | None
 ) -> tuple[np.ndarray, dict[Measure, np.ndarray], tuple[np.ndarray, ...] | None]:
-    """Return sums over the samples of each part: losses, their squares, right predictions; of each measure (P, 2).
+    """Return sums over the samples of each part: losses, their squares, right predictions.
 
-    At last the uncertainty of each sample, see `Evaluation`.
+    Also what each sample adds to the sums of each measure, (N, 2), and the uncertainty of each, see `Evaluation`.
     """
     n_parts, team = len(objective.partition), distributed.team()
     order, ends = np.concatenate(objective.members), np.cumsum([0, *map(len, objective.members)])
@@ -135,7 +168,7 @@ def _added_up(
     measured, is_correct = objective.task.measures if objective.outputs.measurable else (), objective.correct
     # On the device, and read when all batches are done: the host waits for what it reads.
     found = zeros((3, n_parts), objective.device)
-    sums = zeros((len(measured), n_parts, 2), objective.device)
+    summands = zeros((len(measured), total, 2), objective.device)
     uncertainty = None
     if objective.loss is losses_of.cross_entropy and losses_of.of_classes(objective.loss, objective.example(0)[1]):
         uncertainty = zeros(total, objective.device)
@@ -154,10 +187,10 @@ def _added_up(
                 found[2, part] += wide(is_correct(logits, targets)).sum()
             for m, one in enumerate(measured):
                 values = weighed(one.sums, objective.draws)(objective.outputs.restore(logits), targets)
-                sums[m, part] += wide(values).sum(0)
+                summands[m, where] = wide(values)
             done += where.stop - where.start
             if progress is not None:
                 progress(min(done * team.size, total), total, "loss and accuracy")
-    of_all, of_measures = (team.total(t).cpu().numpy() for t in (found, sums))
+    of_all, of_measures = (team.total(t).cpu().numpy() for t in (found, summands))
     each = None if uncertainty is None else tuple(np.split(team.total(uncertainty).cpu().numpy(), ends[1:-1]))
-    return of_all, {one.measure: of_parts for one, of_parts in zip(measured, of_measures, strict=True)}, each
+    return of_all, {one.measure: values for one, values in zip(measured, of_measures, strict=True)}, each

@@ -23,7 +23,7 @@ from landscape.data.datasets import Samples
 from landscape.errors import InputError, StoreError, arg
 from landscape.networks.outputs import OwnLoss
 from landscape.objective import batch_norm as norms
-from landscape.objective import jobs
+from landscape.objective import jobs, weighing
 from landscape.objective.batch_norm import ByBatch, Statistics
 from landscape.objective.objective import Objective
 from landscape.objective.points import Point, buffer_layout, origin
@@ -80,6 +80,11 @@ class Evaluator:
         sizes = [len(m) for m in objective.members]
         self.counts = np.array(sizes)
         self._part = torch.from_numpy(np.repeat(np.arange(len(sizes)), sizes)).to(place(objective.device))
+        left, factors = (
+            [of(objective.draws, own) for own in objective.members] for of in (weighing.left, weighing.factors)
+        )
+        self._scatter = inference.Scatter.of(left, factors)
+        self._left = torch.from_numpy(np.concatenate(left)).to(self._part.device)
         self._kept: dict[tuple[int, int], tuple[Tree, Tree]] = {}
         self._bytes = 0
         self._names = (*objective.layout.names, *self._buffers.names)
@@ -117,7 +122,7 @@ class Evaluator:
 
     def measure(
         self, point: Point, report: Callable[[float], None] | None = None, *, as_it_is: bool = False
-    ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+    ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray, np.ndarray | None]:
         """Evaluate a point.
 
         Args:
@@ -126,26 +131,34 @@ class Evaluator:
             as_it_is: use the point's own running statistics, whatever the policy for batch norm.
 
         Returns:
-            Mean loss and accuracy of each part, (P,) and (P,), and the standard errors of the losses over samples,
-            (P,). The accuracy is None if it is not defined; the error is nan for a part of one sample. A loss that is
-            not finite is returned as such; a sample with nan logits counts as not classified correctly.
+            Mean loss and accuracy of each part, (P,) and (P,), and their standard errors over samples, (P,) and (P,).
+            Accuracies are None if they are not defined; errors are nan for a part of one sample. A loss that is not
+            finite is returned as such; a sample with nan logits counts as not classified correctly.
         """
-        objective = self.objective
-        loss = zeros(len(self.counts), objective.device)
-        squares = torch.zeros_like(loss)
-        correct, is_correct = torch.zeros_like(loss), objective.correct
+        objective, is_correct = self.objective, self.objective.correct
+        sums = zeros((1 if is_correct is None else 2, 4, len(self.counts)), objective.device)
 
         def see(logits: Tensor, targets: Tree, where: Where) -> None:
-            part, each = self._part[where], wide(objective.loss(logits, targets))
-            loss.index_add_(0, part, each)
-            squares.index_add_(0, part, each.square())
+            values = [wide(objective.loss(logits, targets))]
             if is_correct is not None:
-                correct.index_add_(0, part, wide(is_correct(logits, targets)))
+                values.append(1 - wide(is_correct(logits, targets)))
+            sums.index_add_(2, self._part[where], self._terms(torch.stack(values), where))
 
         self._visit(point, see, report, as_it_is)
-        accuracy = None if is_correct is None else correct.cpu().numpy() / self.counts
-        mean = loss.cpu().numpy() / self.counts
-        return mean, accuracy, self._stderr(mean, squares.cpu().numpy() / self.counts)
+        return self._measured(sums.cpu().numpy())
+
+    def _terms(self, values: Tensor, where: Where) -> Tensor:
+        """Return what is added up of losses and of wrong predictions, (2, B): (2, 4, B); see `inference.Scatter`."""
+        left = self._left[where]
+        weighed = left * values
+        return torch.stack([values, weighed * values, weighed, left.sqrt() * values], dim=1)
+
+    def _measured(self, sums: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, np.ndarray, np.ndarray | None]:
+        """Return what `measure` returns, from the sums over the samples of each part, (1 or 2, 4, P)."""
+        mean, stderr = sums[0, 0] / self.counts, self._scatter.stderr(sums[0, 1:])
+        if len(sums) == 1:
+            return mean, None, stderr, None
+        return mean, (self.counts - sums[1, 0]) / self.counts, stderr, self._scatter.share_stderr(sums[1, 1:])
 
     def each(
         self, point: Point, report: Callable[[float], None] | None = None, *, as_it_is: bool = False
@@ -173,18 +186,11 @@ class Evaluator:
         return loss.cpu().numpy(), None if is_correct is None else correct.cpu().numpy()
 
     def means(self, each: np.ndarray, right: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
-        """Return the same as `measure`, computed from the return value of `each`."""
-        part, n = self._part.cpu().numpy(), len(self.counts)
-        with np.errstate(over="ignore"):  # a loss beyond 1e154 has no error
-            loss, squares = (np.bincount(part, values, n) / self.counts for values in (each, np.square(each)))
-        accuracy = None if right is None else np.bincount(part, right, n) / self.counts
-        return loss, accuracy, self._stderr(loss, squares)
-
-    def _stderr(self, mean: np.ndarray, square: np.ndarray) -> np.ndarray:
-        """Return the standard errors of means from the means of squares; nan where they are not known or not finite."""
-        errors = inference.mean_stderr(mean, square, self.counts)
-        found: np.ndarray = np.where(np.isfinite(errors), errors, np.nan)
-        return found
+        """Return the first three of what `measure` returns, computed from the return value of `each`."""
+        values = torch.from_numpy(np.stack([each] if right is None else [each, 1 - right])).to(self._part.device)
+        sums = torch.zeros(len(values), 4, len(self.counts), dtype=values.dtype, device=values.device)
+        sums.index_add_(2, self._part, self._terms(values, slice(None)))
+        return self._measured(sums.cpu().numpy())[:3]
 
     def _visit(
         self,
@@ -265,7 +271,7 @@ def evaluate(
         as_it_is: use each point's own running statistics, whatever the policy for batch norm.
 
     Returns:
-        Loss, with its standard error over samples, and accuracy of each part at each point, in the order of `points`.
+        Loss and accuracy of each part at each point, with their standard errors over samples, in the order of `points`.
 
     Raises:
         StoreError: a finished block in the journal is of other points.
@@ -283,9 +289,10 @@ def evaluate(
             parts=evaluator.objective.partition.names,
             n_samples=evaluator.objective.population,
             point=np.array(some),
-            loss=np.stack([loss for loss, _, _ in found]),
-            accuracy=_stacked([accuracy for _, accuracy, _ in found]),
-            loss_stderr=np.stack([error for *_, error in found]),
+            loss=np.stack([loss for loss, *_ in found]),
+            accuracy=_stacked([accuracy for _, accuracy, *_ in found]),
+            loss_stderr=np.stack([error for _, _, error, _ in found]),
+            accuracy_stderr=_stacked([error for *_, error in found]),
         )
 
     result = jobs.run(list(blocks), compute, journal, progress)

@@ -17,6 +17,7 @@ from torch import Tensor
 from landscape.autodiff.trees import Tree
 from landscape.autodiff.wide import wide
 from landscape.data.samples import Samples, positions
+from landscape.results import inference
 
 if TYPE_CHECKING:
     from landscape.objective.objective import Objective
@@ -71,6 +72,25 @@ class Weighed:
         dtype = values.dtype if values.is_floating_point() else factors.dtype  # weighted counts are not integers
         factors = factors.to(values.device).to(dtype)  # moved first: otherwise the device would have to convert
         return values * factors.reshape(-1, *[1] * (values.ndim - 1))
+
+
+def left(draws: Draws | None, own: np.ndarray) -> np.ndarray:
+    """Return the fraction of the variance of some samples that other draws would show; see `inference.left`.
+
+    Args:
+        draws: the draws that the samples are; None if they are not drawn.
+        own: positions of all samples of a part, (n,).
+
+    Returns:
+        (n,).
+    """
+    return inference.left(None if draws is None else draws.chances[own], len(own))
+
+
+def factors(draws: Draws | None, own: np.ndarray) -> np.ndarray:
+    """Return the factors of some samples, (n,); the arguments are those of `left`."""
+    found: np.ndarray = np.ones(len(own)) if draws is None else draws.factors[own]
+    return found
 
 
 def weighed(of: Callable[[Any, Tree], Tensor], draws: Draws | None, *, power: float = 1.0) -> Callable[..., Tensor]:

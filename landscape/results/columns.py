@@ -118,7 +118,9 @@ TRAINED = _count(
 SAMPLES = _count("samples", "n_samples", missing="unknown", summary="samples", key="samples")
 LOSS = Column(head="loss", field="loss", summary="loss")
 ACCURACY = Column(head="accuracy", field="accuracy", form="percent", summary="accuracy")
-MEASURED = tuple(Column(head=m.name, field=m.field, form=m.form, summary=m.name) for m in MEASURES)
+MEASURED = tuple(
+    Column(head=m.name, field=m.field, error=m.error, of_error="samples", form=m.form, summary=m.name) for m in MEASURES
+)
 _DRAWN_LOSS, _DRAWN_ACCURACY, *_DRAWN_MEASURED = (
     replace(column, after=column_values.of_draw) for column in (LOSS, ACCURACY, *MEASURED)
 )
@@ -132,7 +134,9 @@ _CENTRE = Column(
     summary="loss",
     key="loss",
 )
-_CENTRE_ACCURACY = replace(_DRAWN_ACCURACY, field="centre_accuracy", key="accuracy")
+_CENTRE_ACCURACY = replace(
+    _DRAWN_ACCURACY, field="centre_accuracy", error="centre_accuracy_stderr", of_error="samples", key="accuracy"
+)
 _COMPARED_LOSS = Column(head="loss", field="loss", compared=True, summary="loss")
 _OVER_SAMPLES = (
     *(LOSS, _COMPARED_LOSS, ACCURACY, *MEASURED, _CENTRE, _CENTRE_ACCURACY),

@@ -57,15 +57,33 @@ def draws(values: np.ndarray, weights: np.ndarray, chances: np.ndarray | None = 
     """
     n = len(weights)
     x: np.ndarray = n * weights * values
-    if chances is None or n < 2 or not np.isfinite(chances).all():
+    of_draw = left(chances, n)
+    if n < 2 or (of_draw == 1).all():
         return x
-    left = np.sqrt(np.maximum(1 - chances, 0))
-    m = np.count_nonzero(left)
-    if m < (2 if np.ptp(chances) == 0 else LEAST_WEIGHTED):
-        return x  # too few show how much another draw would differ: independent draws are an upper bound
-    off = left * (x - (x @ left / left.sum())[..., None])  # their mean is zero
-    moved: np.ndarray = x.mean(axis=-1, keepdims=True) + np.sqrt(m * (n - 1) / ((m - 1) * n)) * off
+    mean, m, root = x.mean(axis=-1, keepdims=True), np.count_nonzero(of_draw), np.sqrt(of_draw)
+    if m == 0:
+        return np.broadcast_to(mean, x.shape).copy()
+    off = root * (x - (x @ root / root.sum())[..., None])  # their mean is zero
+    moved: np.ndarray = mean + np.sqrt(m * (n - 1) / ((m - 1) * n)) * off
     return moved
+
+
+def left(chances: np.ndarray | None, n: int) -> np.ndarray:
+    """Return the fraction of each sample's variance that other draws would show.
+
+    Args:
+        chances: as for `draws`.
+        n: number of samples.
+
+    Returns:
+        1 - pi, (n,). Ones for samples that are not draws, and where too few draws are uncertain to show how much
+        another draw would differ: independent draws are then an upper bound.
+    """
+    if chances is None or not np.isfinite(chances).all():
+        return np.ones(n)
+    found: np.ndarray = np.maximum(1 - chances, 0)
+    few = 0 < np.count_nonzero(found) < (2 if np.ptp(chances) == 0 else LEAST_WEIGHTED)
+    return np.ones(n) if few else found
 
 
 def stderr(x: np.ndarray) -> float:
@@ -78,6 +96,67 @@ def mean_stderr(mean: np.ndarray, square: np.ndarray, n: np.ndarray) -> np.ndarr
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
         found: np.ndarray = np.sqrt(np.maximum(square - mean**2, 0) / (n - 1.0))
     return found
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Scatter:
+    """Errors of means over the samples of several parts, from sums over the samples instead of single values.
+
+    The sums are those of left x^2, left x and sqrt(left) x, (3, P), with `left` of the function of this name and the
+    values x of which the means are. The errors are those that `stderr` gives of the return value of `draws`.
+    """
+
+    n: np.ndarray  # (P,) samples
+    m: np.ndarray  # (P,) those with left > 0
+    left: np.ndarray  # (P,) sum of left
+    root: np.ndarray  # (P,) sum of sqrt(left)
+    every: np.ndarray  # (3, P) the sums of the values that samples have where all are predicted wrongly
+
+    @classmethod
+    def of(cls, parts: Sequence[np.ndarray], factors: Sequence[np.ndarray]) -> "Scatter":
+        """Return what does not depend on the values.
+
+        Args:
+            parts: `left` of the samples of each part.
+            factors: the factor with which the value of each sample counts, 1 for all samples of a part.
+        """
+        with np.errstate(over="ignore"):
+            every = [np.array([of @ f**2, of @ f, np.sqrt(of) @ f]) for of, f in zip(parts, factors, strict=True)]
+        return cls(
+            n=np.array([float(len(of)) for of in parts]),
+            m=np.array([float(np.count_nonzero(of)) for of in parts]),
+            left=np.array([of.sum() for of in parts]),
+            root=np.array([np.sqrt(of).sum() for of in parts]),
+            every=np.stack(every, axis=1),
+        )
+
+    def stderr(self, sums: np.ndarray) -> np.ndarray:
+        """Return the standard errors of means, (P,); nan for one sample, and where a sum is not finite."""
+        return self._stderr(sums, self.left, self.root)
+
+    def share_stderr(self, sums: np.ndarray) -> np.ndarray:
+        """Return the standard errors of accuracies, (P,), from the sums of the values of wrong predictions.
+
+        As in the function `share_stderr`, which gives the same for samples that count alike, one more sample on each
+        side is counted: the average of those that are not certain to be drawn. Otherwise the error of a part would be
+        zero where all draws are right, although some of the other samples may be wrong.
+
+        Args:
+            sums: of x = factor for wrong predictions and x = 0 for right ones.
+        """
+        with np.errstate(invalid="ignore", divide="ignore"):  # a part without uncertain samples has error 0
+            more = (self.m + 2) / self.m
+            return self._stderr(sums + self.every / self.m, more * self.left, more * self.root, 1 / more)
+
+    def _stderr(
+        self, sums: np.ndarray, left: np.ndarray, root: np.ndarray, scale: np.ndarray | float = 1.0
+    ) -> np.ndarray:
+        with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+            centre = sums[2] / root
+            squares = np.maximum(sums[0] - 2 * centre * sums[1] + centre**2 * left, 0)
+            errors = np.sqrt(scale * squares * self.m / (self.m - 1)) / self.n
+        known = np.where(self.m == 0, 0.0, np.where(np.isfinite(errors), errors, np.nan))
+        return np.where(self.n > 1, known, np.nan)
 
 
 def share_stderr(share: np.ndarray, n: float) -> np.ndarray:

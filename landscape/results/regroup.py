@@ -127,6 +127,14 @@ def _surface(
         "centre_loss_stderr": _errors(shares, surface.centre_loss_stderr, 0),
         "mark_loss_stderr": _errors(shares, surface.mark_loss_stderr, 1),
     }
+    alike = _alike(members, provenance)
+    n_samples = np.array([surface.n_samples[of].sum() for of in members.values()])
+    for prefix, axis in (("", 0), ("centre_", 0), ("mark_", 1)):
+        name = f"{prefix}accuracy_stderr"
+        changes[name] = _errors(shares, getattr(surface, name), axis)
+        for g in np.flatnonzero(alike) if changes[name] is not None else ():
+            where = (slice(None),) * axis + (g,)
+            changes[name][where] = inference.share_stderr(changes[f"{prefix}accuracy"][where], float(n_samples[g]))
     if surface.mark_policy_loss is not None:
         changes["mark_policy_loss"] = _mixed(shares, surface.mark_policy_loss, 1)
     changes |= _counted(surface, members)
@@ -210,6 +218,12 @@ def _errors(shares: Sequence[Sequence[tuple[int, float]]], values: np.ndarray | 
     return found
 
 
+def _alike(members: Mapping[str, np.ndarray], provenance: Mapping[str, Any]) -> np.ndarray:
+    """Say in which groups all samples count alike, (G,), so that they are like one part."""
+    about = provenance["regrouped"]
+    return np.array([about["weights"] == "natural" and name not in about.get("drawn", {}) for name in members])
+
+
 def _predicted(
     result: Surface | Spectrum, members: Mapping[str, np.ndarray], shares: Sequence[Sequence[tuple[int, float]]]
 ) -> dict[str, np.ndarray]:
@@ -219,11 +233,13 @@ def _predicted(
         values, units = getattr(result, measure.field), getattr(result, measure.units)
         if values is None or units is None:
             continue
-        found = []
+        known, found = getattr(result, measure.error), []
+        errors = np.full(len(values), np.nan) if known is None else known
         for of in shares:
-            parts = [p for p, _ in of]
-            found.append(measure.joined(values[parts], units[parts], [w / result.n_samples[p] for p, w in of]))
-        fields[measure.field] = np.array(found)
+            parts, weights = [p for p, _ in of], [w / result.n_samples[p] for p, w in of]
+            value = measure.joined(values[parts], units[parts], weights)
+            found.append((value, measure.joined_stderr(values[parts], errors[parts], units[parts], weights)))
+        fields[measure.field], fields[measure.error] = np.array(found).T
         if measure.units != "n_samples":
             fields[measure.units] = np.array([units[of].sum() for of in members.values()])
     return fields

@@ -29,6 +29,9 @@ class Points(Result):
     loss_stderr: Floats | None = array(
         "point", "part", unit="loss", doc="standard error of the loss over samples; nan for one", optional=True
     )
+    accuracy_stderr: Floats | None = array(
+        "point", "part", doc="standard error of the accuracy over samples; nan for one", optional=True
+    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -91,6 +94,9 @@ class Surface(Predicted):
     loss_stderr: Floats | None = array(
         "part", "y", "x", unit="loss", doc="standard error of the loss over samples; nan for one", optional=True
     )
+    accuracy_stderr: Floats | None = array(
+        "part", "y", "x", doc="standard error of the accuracy over samples; nan for one", optional=True
+    )
     computed: Bools = array("y", "x", doc="true where the point was evaluated")
     variance_invalid: Floats | None = array(
         "y", "x", doc="true where a running variance is below zero or not a finite number", optional=True
@@ -99,6 +105,7 @@ class Surface(Predicted):
     centre_loss: Floats = array("part", unit="loss", doc="mean loss at the checkpoint itself")
     centre_loss_stderr: Floats | None = array("part", unit="loss", doc="its standard error over samples", optional=True)
     centre_accuracy: Floats | None = array("part", doc="accuracy at the checkpoint itself", optional=True)
+    centre_accuracy_stderr: Floats | None = array("part", doc="its standard error over samples", optional=True)
     lowest_loss: Floats = array("part", unit="loss", doc="lowest loss of the grid")
     lowest_position: Floats = array("part", "axis", doc="where it is")
     doubling_radius: Floats = array(
@@ -134,6 +141,7 @@ class Surface(Predicted):
         "mark", "part", unit="loss", doc="its standard error over samples", optional=True
     )
     mark_accuracy: Floats | None = array("mark", "part", doc="accuracy at the point itself", optional=True)
+    mark_accuracy_stderr: Floats | None = array("mark", "part", doc="its standard error over samples", optional=True)
     mark_policy_loss: Floats | None = array(
         "mark",
         "part",

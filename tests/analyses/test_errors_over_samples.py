@@ -43,7 +43,7 @@ def of_each(objective, point):
 def test_the_error_of_a_loss_is_that_of_the_samples_own_losses(batch_size):
     objective = CASES["mlp-tanh"].objective(batch_size=batch_size)
     for point in (points.origin(objective), moved(objective)):
-        loss, _, stderr = Evaluator(objective).measure(point)
+        loss, _, stderr, _ = Evaluator(objective).measure(point)
         for p, values in enumerate(of_each(objective, point)):
             assert loss[p] == pytest.approx(values.mean(), rel=1e-12)
             if len(values) > 1:
@@ -65,12 +65,19 @@ def test_a_surface_keeps_them_and_a_group_has_its_own(tmp_path):
     group = ls.regroup(found[list(found.parts[:2])], {"both": list(found.parts[:2])})
     n = np.array(CLASS_SIZES[:2])
     assert group.loss_stderr[0, 0, 1] == pytest.approx(np.hypot(*(n * centre)) / n.sum(), rel=1e-9)
+    shares = [inference.share_stderr(found.centre_accuracy[p], n[p]) for p in range(2)]
+    np.testing.assert_allclose(found.centre_accuracy_stderr[:2], shares, rtol=1e-9)
+    of_group = inference.share_stderr(group.centre_accuracy[0], n.sum())  # like one part, if all samples count alike
+    assert group.centre_accuracy_stderr[0] == group.accuracy_stderr[0, 0, 1] == pytest.approx(of_group, rel=1e-12)
+    halves = ls.regroup(found[list(found.parts[:2])], {"both": list(found.parts[:2])}, "balanced")
+    assert halves.centre_accuracy_stderr[0] == pytest.approx(np.hypot(*shares) / 2, rel=1e-9)
     with h5py.File(tmp_path / "a.h5", "r+") as file:
         file.attrs["version"] = np.int64(1)
         for name in [name for name in file if name.endswith("_stderr")]:
             del file[name]
     old = ls.load(tmp_path / "a.h5")
     assert (old.loss_stderr, old.centre_loss_stderr, ls.regroup(old, "all").loss_stderr) == (None, None, None)
+    assert (old.accuracy_stderr, ls.regroup(old, "all").accuracy_stderr) == (None, None)
 
 
 def test_the_error_of_a_barrier_is_at_most_what_is_stated():
@@ -240,7 +247,8 @@ def test_errors_of_features_are_those_of_other_samples():
             predicted=(features @ rows.T).argmax(1),
             loss=features[:, 0].square(),
             weights=torch.ones(len(labels)),
-            group=torch.from_numpy(features_analysis._groups(labels)),
+            group=torch.from_numpy(features_analysis._groups(labels, np.ones(len(labels)))),
+            root=torch.ones(len(labels)),
         )
 
     numbers, errors = [], []

@@ -132,9 +132,20 @@ def test_measures_are_kept_with_what_they_are_over_and_those_of_groups_follow(na
         for p in range(2):
             total = sums[p::2].sum(0)
             assert getattr(found, field)[p] == pytest.approx(function(total[0] / total[1]), rel=1e-12)
+            own = sums[p::2]
+            without = [function(left[0] / left[1]) for left in (np.delete(own, i, 0).sum(0) for i in range(len(own)))]
+            error = np.sqrt((len(own) - 1) ** 2 / len(own)) * np.std(without, ddof=1)
+            if field in ("f1", "token_accuracy") and total[0] in (0, total[1]):
+                error = np.nan
+            stated = getattr(found, f"{field}_stderr")
+            assert stated[p] == pytest.approx(error, rel=1e-9, nan_ok=True)
             if field in counts:
                 assert getattr(found, counts[field])[p] == total[1]
         assert getattr(whole, field)[0] == pytest.approx(function(sums[:, 0].sum() / sums[:, 1].sum()), rel=1e-12)
+        units = np.array([sums[::2, 1].sum(), sums[1::2, 1].sum()])
+        slopes = getattr(whole, field)[0] / getattr(found, field) if field == "perplexity" else np.ones(2)
+        expected = np.hypot(*(units / units.sum() * slopes * stated))
+        assert getattr(whole, f"{field}_stderr")[0] == pytest.approx(expected, rel=1e-9, nan_ok=True)
         assert field in found.to_dataframe().columns
         measure = next(m for m in MEASURES if m.field == field)
         assert any(measure.name in head for head in columns.table(found)[0])
@@ -152,6 +163,7 @@ def test_measures_stand_in_results_at_the_checkpoint_and_their_tables(tmp_path):
     line = ls.surface(objective, ls.directions.random(objective, 1), [0.0, 1.0])
     for result in (line, ls.sharpness(objective, draws=1, ascent_steps=1)):
         np.testing.assert_array_equal(result.mean_squared_error, expected)
-        assert "mean squared error" in columns.table(result)[0]
+        assert "mean squared error ± samples" in columns.table(result)[0]
+        np.testing.assert_allclose(result.mean_squared_error_stderr, line.centre_loss_stderr, rtol=1e-9)
         assert result.perplexity is None
     assert "mean squared error" in [c.heading for c in rows.COLUMNS]

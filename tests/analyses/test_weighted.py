@@ -1,5 +1,7 @@
 """Weighted draws in every analysis that sums over samples: what enters a sum is the sample's value times its factor."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -70,23 +72,29 @@ def test_a_surface_weighs_each_draw_and_states_the_error(objective, drawn):
         for p, own in enumerate(drawn.members):
             weighed = factors[own] * loss[index[own]]
             assert found.loss[p, 0, k] == pytest.approx(weighed.mean(), rel=1e-9)
-            assert found.loss_stderr[p, 0, k] == pytest.approx(inference.stderr(weighed), rel=1e-6)
+            assert found.loss_stderr[p, 0, k] == pytest.approx(error_of_draw(drawn, p, weighed), rel=1e-6)
             wrong = factors[own] * ~right[index[own]]
             assert found.accuracy[p, 0, k] == pytest.approx(1 - wrong.mean(), abs=1e-12)
+            if 0 < wrong.mean() < 0.5 and p == 0:  # beside which one more draw on each side adds
+                assert found.accuracy_stderr[p, 0, k] > 0.9 * error_of_draw(drawn, p, wrong)
 
 
 def test_bands_of_weighted_accuracies_are_not_those_of_all_samples(objective, drawn):
     """These would be too narrow by the root of how many samples a draw stands for."""
 
-    def bands(of):
-        figure = plots.surface_lines(ls.surface(of, line(of), [-1.0, 0.0, 1.0]), errors=True)
+    def bands(of, **changed):
+        found = dataclasses.replace(ls.surface(of, line(of), [-1.0, 0.0, 1.0]), **changed)
+        figure = plots.surface_lines(found, errors=True)
         return [[c for c in ax.collections if isinstance(c, PolyCollection)] for ax in figure.axes[:2]]
 
     def heights(collections):
         return [np.ptp(path.vertices[:, 1]) for c in collections for path in c.get_paths() if len(path.vertices)]
 
     assert [bool(heights(own)) for own in bands(objective)] == [True, True]
-    assert [bool(heights(own)) for own in bands(drawn)] == [True, False]
+    assert heights(bands(drawn)[1])[0] > heights(bands(objective)[1])[0]
+    earlier = {"accuracy_stderr": None}  # files of earlier versions
+    assert [bool(heights(own)) for own in bands(objective, **earlier)] == [True, True]
+    assert [bool(heights(own)) for own in bands(drawn, **earlier)] == [True, False]
 
 
 def test_losses_and_accuracies_away_from_the_checkpoint_are_unbiased_and_their_errors_hold(objective):

@@ -81,6 +81,12 @@ def test_a_task_without_accuracy_has_its_own_measure(weights, capsys, tmp_path):
     assert main([*WORDS, "evaluated:numbers", "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)["parts"]
     inputs = data("train")[0]
-    assert row["mean squared error"] == pytest.approx((inputs @ weights.T - 1).square().mean().item(), rel=1e-5)
+    each = (inputs @ weights.T - 1).square().mean(1)
+    assert row["mean squared error"] == pytest.approx(each.mean().item(), rel=1e-5)
+    assert row["mean squared error_stderr"] == pytest.approx(each.std().item() / np.sqrt(len(each)), rel=1e-5)
     assert "accuracy" not in row
+    assert main([*WORDS, "evaluated:numbers"]) == 0
+    table = capsys.readouterr().out
+    assert table.count("±") == 3  # in the title, of the loss and of the measure
+    assert "stderr" not in table
     assert [f for f in sorted(tmp_path.iterdir()) if f.name != "__pycache__"] == files

@@ -58,6 +58,59 @@ def test_certain_draws_alone_say_nothing_of_another_draw():
     np.testing.assert_array_equal(inference.draws(y, np.full(4, 0.25), chances), y)
 
 
+def sums(x, left):
+    with np.errstate(invalid="ignore"):
+        return np.stack([left @ x**2, left @ x, np.sqrt(left) @ x])[:, None]
+
+
+@pytest.mark.parametrize(
+    "chances",
+    [
+        None,
+        np.full(9, np.nan),  # all samples of a part
+        np.full(9, 0.4),
+        np.linspace(0.1, 1.0, 9),
+        np.array([1, 1, *np.linspace(0.1, 0.9, 7)]),
+        np.array([1, 1, 1, 1, *np.linspace(0.1, 0.9, 5)]),  # too few are uncertain
+        np.ones(9),
+        np.array([0.4]),
+    ],
+)
+def test_errors_from_sums_are_those_of_single_draws(chances):
+    n = 9 if chances is None else len(chances)
+    x = np.random.default_rng(5).lognormal(size=n)
+    left = inference.left(chances, n)
+    scatter = inference.Scatter.of([left], [np.ones(n)])
+    expected = inference.stderr(inference.draws(x, np.full(n, 1 / n), chances))
+    assert scatter.stderr(sums(x, left))[0] == pytest.approx(expected, rel=1e-9, abs=1e-15, nan_ok=True)
+    if chances is not None and (chances == 1).all():
+        assert expected == 0
+        assert scatter.share_stderr(sums(0 * x, left))[0] == 0
+    assert np.isnan(scatter.stderr(sums(np.full(n, np.inf), left))[0]) or expected == 0
+
+
+@pytest.mark.parametrize("wrong", [0, 1, 4, 12])
+def test_shares_of_draws_that_count_alike_are_those_of_a_finite_population(wrong):
+    n, x = 12, np.repeat([1.0, 0.0], [wrong, 12 - wrong])
+    for chances, factor in ((None, 1.0), (np.full(n, 0.25), np.sqrt(0.75))):
+        left = inference.left(chances, n)
+        found = inference.Scatter.of([left], [np.ones(n)]).share_stderr(sums(x, left))[0]
+        assert found == pytest.approx(factor * inference.share_stderr(x.mean(), n), rel=1e-12)
+
+
+def test_draws_of_which_all_are_right_have_the_error_of_one_that_is_wrong():
+    """By the average over the draws of what a wrong one adds; those that are certain add nothing."""
+    factors, chances = np.array([0.2, 0.3, 0.5, 0.5, 1, 1, 2, 2]), np.array([1, 1, 0.4, 0.4, 0.2, 0.2, 0.1, 0.1])
+    left, n, m = inference.left(chances, 8), 8, 6
+    found = inference.Scatter.of([left], [factors]).share_stderr(np.zeros((3, 1)))[0]
+    means = [(left @ factors**2) / m, (left @ factors) / m, (np.sqrt(left) @ factors) / m]
+    more = (m + 2) / m
+    centre = means[2] / (more * np.sqrt(left).sum())
+    squares = means[0] - 2 * centre * means[1] + centre**2 * more * left.sum()
+    assert found == pytest.approx(np.sqrt(m / (m - 1) / n**2 * m / (m + 2) * squares))
+    assert 0.05 < found < 2 / 8  # below that of one with the largest factor
+
+
 def test_a_ratio_of_means_has_the_spread_of_its_draws():
     rng = np.random.default_rng(1)
     found = []

@@ -165,10 +165,7 @@ def _curve(surface: Surface, p: int, name: str, colour: Any, euclidean: bool, er
     if errors:
         if surface.loss_stderr is None:
             raise InputError(f"this surface has no errors over samples: compute it again, or leave {arg('errors')} out")
-        # This formula is not valid for samples with different weights.
-        weighted = "draws" in surface.provenance or weighting(surface)
-        n = 1.0 if weighted else float(surface.n_samples[p])
-        bands = surface.loss_stderr[p, 0, known], inference.share_stderr(accuracy, n)
+        bands = surface.loss_stderr[p, 0, known], _accuracy_error(surface, p)[known]
     return _Curve(
         name=name,
         colour=colour,
@@ -180,6 +177,17 @@ def _curve(surface: Surface, p: int, name: str, colour: Any, euclidean: bool, er
         barrier_error=None if surface.barrier_stderr is None else float(surface.barrier_stderr[p]),
         errors=bands,
     )
+
+
+def _accuracy_error(surface: Surface, p: int) -> np.ndarray:
+    """Return the standard errors of a part's accuracies on the line, (nx,); nan where they are not known."""
+    if surface.accuracy_stderr is not None:
+        found: np.ndarray = surface.accuracy_stderr[p, 0]
+        return found
+    # A file of an earlier version. The formula is not valid for samples with different weights.
+    weighted = surface.accuracy is None or "draws" in surface.provenance or weighting(surface)
+    accuracy = np.full(surface.computed.shape[1], np.nan) if surface.accuracy is None else surface.accuracy[p, 0]
+    return inference.share_stderr(accuracy, 1.0 if weighted else float(surface.n_samples[p]))
 
 
 def _figure(drawn: Sequence[_Curve], title: str, words: Sequence[str], shared: Scale) -> tuple[Figure, list[Axes]]:
