@@ -157,6 +157,25 @@ def test_the_error_of_a_barrier_between_points_is_that_of_the_rise_at_its_top():
     assert (found.barrier_stderr[0, 0, 0] == 0).all()
 
 
+@pytest.mark.parametrize("drawn", [None, "alike", "weighted"])
+def test_losses_and_accuracies_at_convergence_points_have_errors(drawn):
+    """Of three draws or all; a part with all its samples has the error of its class."""
+    objective = network(scale=4.0 if drawn == "weighted" else 0.1, sizes=(60, 5))
+    objective = objective if drawn is None else ls.draw_samples(objective, 20)
+    own, other = points.origin(objective), moved(objective)
+    run = Run(name="run", points={"a": (own, 0.0), "b": (other, 0.0)}, start=own)
+    found, evaluator = ls.distances(objective, [run], source="test", over="all"), Evaluator(objective)
+    for k, point in enumerate((own, other)):
+        loss, accuracy, error, *_ = evaluator.measure(point)
+        np.testing.assert_allclose(found.loss[0, k], loss)
+        np.testing.assert_allclose(found.loss_stderr[0, k], error)
+        n = np.array([60 if drawn is None else 20, 5])
+        expected = [inference.share_stderr(a, m) for a, m in zip(accuracy, n, strict=True)]
+        if drawn is not None:
+            expected[0] *= np.sqrt(1 - 20 / 60) if drawn == "alike" else np.nan
+        np.testing.assert_allclose(found.accuracy_stderr[0, k], expected)
+
+
 def test_errors_of_features_are_those_of_other_samples():
     """Of many draws of samples the numbers scatter as the jackknife of one says, but for its own error of 16 %."""
     random, n_classes, n = np.random.default_rng(0), 3, 60
