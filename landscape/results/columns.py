@@ -133,8 +133,8 @@ _CENTRE = Column(
     key="loss",
 )
 _CENTRE_ACCURACY = replace(_DRAWN_ACCURACY, field="centre_accuracy", key="accuracy")
-_GRADIENTS_LOSS = replace(_DRAWN_LOSS, error="loss_sampling_stderr", of_error="samples")
 _COMPARED_LOSS = Column(head="loss", field="loss", compared=True, summary="loss")
+_GRADIENTS_LOSS = replace(_DRAWN_LOSS, error="loss_sampling_stderr", of_error="samples")
 _OVER_SAMPLES = (
     *(LOSS, _COMPARED_LOSS, ACCURACY, *MEASURED, _CENTRE, _CENTRE_ACCURACY),
     *(_DRAWN_LOSS, _DRAWN_ACCURACY, *_DRAWN_MEASURED, _GRADIENTS_LOSS),
