@@ -179,8 +179,14 @@ def by_sums(found: Known, chosen: list[Chosen]) -> Numbers:
 
 
 def by_analyses(objective: Objective, names: str) -> Numbers:
-    """Run what is no sum over samples: sharpness and features."""
+    """Run what is no sum over samples: sharpness, gradients and features."""
     found: Numbers = {}
+    if "gradients" in names:
+        slopes = ls.gradients(objective, sampling_errors=True)
+        for name in ("norm", "cosine", "projected", "specific", "radius", "contribution"):
+            found[f"gradients: {name}"] = getattr(slopes, name)[0], getattr(slopes, f"{name}_sampling_stderr")[0]
+        pairs = np.triu_indices(len(slopes.parts), 1)
+        found["gradients: between"] = slopes.between[0][pairs], slopes.between_sampling_stderr[0][pairs]
     if "sharpness" in names:
         sharp = ls.sharpness(objective, draws=4, ascent_steps=10)
         for name in ("first_order_rise", "worst_rise", "noise_rise", "doubling_radius"):
@@ -254,7 +260,7 @@ def table(whole: Objective, found: Known, repetitions: int, names: str, *, weigh
         ratios, holds = defaultdict(list), defaultdict(list)
         t = student.ppf(0.95, n - 1)
         for seed in range(repetitions):
-            part = drawn(whole, n, seed, weighted=weighted, sums=names == "sums")
+            part = drawn(whole, n, seed, weighted=weighted, sums=names in {"sums", "gradients"})
             for name, (value, error) in numbers(part).items():
                 sure = np.isfinite(error) & np.isfinite(truth[name]) & (truth[name] != 0)  # else there is no ratio
                 ratios[name] += list(value[sure] / truth[name][sure])
@@ -278,8 +284,8 @@ def main() -> None:
     parser.add_argument("--split", default="train")
     parser.add_argument("--classes", default="0,3,7")
     parser.add_argument("--population", type=int, default=1000, help="samples of each class")
-    parser.add_argument("--repetitions", type=int, default=500, help="of sums; a tenth of analyses")
-    parser.add_argument("--what", default="sums,features,sharpness")
+    parser.add_argument("--repetitions", type=int, default=500, help="of sums and gradients; a tenth of the others")
+    parser.add_argument("--what", default="sums,features,sharpness,gradients")
     parser.add_argument("--steps", type=int, default=400, help="of training")
     parser.add_argument("--features", type=Path, help="a .npz to keep the features in")
     options = parser.parse_args()
@@ -294,7 +300,7 @@ def main() -> None:
     for names in options.what.split(","):
         for weighted in (False, True):
             print(f"\n{names}, drawn " + ("in proportion to tr M" if weighted else "alike"))
-            many = options.repetitions if names == "sums" else options.repetitions // 10
+            many = options.repetitions if names in {"sums", "gradients"} else options.repetitions // 10
             table(whole, found, many, names, weighted=weighted)
 
 

@@ -86,6 +86,8 @@ def results(folder: Path, *, few: bool = False) -> None:
     ls.spectrum(fitted, operator="ggn", samples=30, out=folder / "drawn.h5")
     few_drawn = draw_samples(fitted, 30)
     ls.surface1d(few_drawn, ls.directions.random(few_drawn, 1), n=3, out=folder / "drawn-surface.h5")
+    ls.gradients(few_drawn, sampling_errors=True, out=folder / "drawn-gradients.h5")
+    ls.gradients(fitted, sampling_errors=True, cache_bytes=0, out=folder / "gradients-in-blocks.h5")
 
 
 def fewer_than_processes(one: Objective, folder: Path) -> None:

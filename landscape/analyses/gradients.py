@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from landscape.analyses import part_losses
+from landscape.analyses import gradient_errors, part_losses
 from landscape.analyses.at_checkpoints import Report, at_checkpoints
 from landscape.autodiff import costs
 from landscape.autodiff.distributed import Team
@@ -37,7 +37,7 @@ from landscape.networks import overflow
 from landscape.objective import evaluation, jobs, pilot
 from landscape.objective.objective import Objective
 from landscape.objective.snapshots import File
-from landscape.results import Gradients, inference
+from landscape.results import Gradients
 
 CACHE_BYTES = 2**31
 """Default memory for gradients of parts that are kept at the same time."""
@@ -79,9 +79,9 @@ def gradients(
             at all checkpoints. Use 50 to 100 for a figure.
         samples_per_batch: samples per batch; use the batch size of the training. At most all samples.
         seed: of the batches.
-        sampling_errors: for exact gradients, also compute how much another draw of the samples would change norms and
-            cosines. This needs one pass over the data for each part, and more where `cache_bytes` does not hold a
-            gradient of each part.
+        sampling_errors: for exact gradients, also compute how much another draw of the samples would change the numbers
+            of parts; those of layers have no such errors. This needs one pass over the data for each part, and more
+            where `cache_bytes` does not hold a gradient of each part.
         cache_bytes: memory for gradients that are kept at the same time. With less memory there are more passes over
             the data, and the same results: with memory for 1/k of the parts there are (k + 1) / 2 passes.
         ckpt_key: key of the weights in the files of `checkpoints`; None finds them automatically.
@@ -181,7 +181,7 @@ def _costs(
     n, n_parts, size = pilot.mean_count(objective), len(objective.partition), objective.layout.size
     held = min(n_parts, max(1, cache_bytes // (size * objective.dtype.itemsize)))
     keeps = held * size * objective.dtype.itemsize
-    disk = 2 * 8 * n_points * n_parts * (2 * n_parts + 4 * len(objective.layout.layers))
+    disk = 2 * 8 * n_points * n_parts * ((2 + sampling_errors) * n_parts + 4 * len(objective.layout.layers))
     works = [pilot.evaluation(objective)]
     of_parts: dict[str, Any] = {
         "pieces": n_parts * n_points,
@@ -205,18 +205,22 @@ def _costs(
         small = pilot.few(objective, [n])
         return lambda: gram.direction(small, 0)
 
-    def slopes(n: int) -> Callable[[], object]:
+    def slopes(n_vectors: int, n: int) -> Callable[[], object]:
         small = pilot.few(objective, [n])
-        vectors = gram.direction(small, 0).expand(min(block, n_parts) + 1, -1)
-        return lambda: part_losses.slopes(small, small.batches(0), vectors)
+        vectors = gram.direction(small, 0).expand(n_vectors, -1)
+        return lambda: part_losses.with_slopes(small, small.batches(0), vectors)
 
-    block = _in_block(objective, cache_bytes)
+    block = gradient_errors.in_block(objective, cache_bytes)
     n_blocks = -(-n_parts // block)
     again = (-(-n_parts // held) + 1) / 2 + sampling_errors * (1 + (n_blocks > 1))
     works.append(costs.Work(what="gradients of parts", prepare=of_part, times=again, **of_parts))
     if sampling_errors:
         what, halve = "slopes of single samples along all gradients", arg("sampling_errors", False)
-        works.append(costs.Work(what=what, prepare=slopes, times=n_blocks, halve=halve, **of_parts))
+        along_all = partial(slopes, min(block, n_parts) + 1)
+        works.append(costs.Work(what=what, prepare=along_all, times=n_blocks, halve=halve, **of_parts))
+        if n_blocks > 1:
+            what = "slopes of single samples along the part's own gradient"
+            works.append(costs.Work(what=what, prepare=partial(slopes, 1), halve=halve, **of_parts))
         keeps = max(keeps, (min(block, n_parts) + 1) * size * objective.dtype.itemsize)
     return costs.Known(works=works, keeps=keeps, disk=disk, spare=arg("cache_bytes"))
 
@@ -230,68 +234,8 @@ def _exact(objective: Objective, cache_bytes: int, report: Report, *, sampling_e
     found = _numbers(products, objective.shares, objective)
     errors = {f"{name}_stderr": np.where(np.isnan(found[name]), np.nan, 0.0) for name in _WITH_ERRORS}
     if sampling_errors:
-        errors |= _over_samples(objective, np.sqrt(np.diag(products.matrix)), found["cosine"], cache_bytes)
+        errors |= gradient_errors.over_samples(objective, found, cache_bytes)
     return found | errors | {"loss": loss, "batches": np.zeros(len(loss), dtype=np.int64)}
-
-
-def _over_samples(
-    objective: Objective, lengths: np.ndarray, cosine: np.ndarray, cache_bytes: int
-) -> dict[str, np.ndarray]:
-    """Return standard errors over samples of norms and cosines, by the delta method.
-
-    With u_p and u the unit vectors of g_p and g, and c = u_p . u, a change dg_p of one part's gradient changes |g_p| by
-    u_p . dg_p and c by (u - c u_p) . dg_p / |g_p|, and a change dg of the whole changes c by (u_p - c u) . dg / |g|. So
-    the slopes of each sample's loss along these vectors determine the errors. Samples are independent draws, within a
-    part and between parts.
-
-    Args:
-        objective: model, loss and data in P parts.
-        lengths: |g_p| and, last, |g|, (P + 1,).
-        cosine: (P,).
-        cache_bytes: memory for unit vectors; if not all fit, there are more passes over the data.
-
-    Returns:
-        Fields of `Gradients`; nan if a part with a single sample is involved: its spread is unknown.
-    """
-    shares, n_parts = objective.shares, len(objective.partition)
-    each = _in_block(objective, cache_bytes)
-    units = torch.zeros(min(each, n_parts) + 1, objective.layout.size, dtype=objective.dtype, device=objective.device)
-    whole = units[-1]
-    for p in range(n_parts):
-        direction = gram.direction(objective, p)
-        whole += shares[p] * lengths[p] * direction
-        if n_parts <= each:
-            units[p] = direction
-    whole[:] = torch.nn.functional.normalize(whole, dim=0)
-    of_norm, of_whole, of_cosine = np.full(n_parts, np.nan), np.zeros(n_parts), np.zeros(n_parts)
-    for start in range(0, n_parts, each):
-        block = range(start, min(start + each, n_parts))
-        for p in block if n_parts > each else ():  # once more: so many do not fit into memory together
-            units[p - start] = gram.direction(objective, p)
-        vectors = units if len(block) + 1 == len(units) else torch.cat([units[: len(block)], whole[None]])
-        of_part = cosine[start : block.stop, None]
-        for q, share in enumerate(shares):
-            own = torch.from_numpy(part_losses.slopes(objective, objective.batches(q), vectors).T.copy())
-            slopes = objective.team.gathered(own).numpy().T  # (block + 1, n)
-            n, slopes = slopes.shape[1], objective.as_drawn(q, slopes)
-            with np.errstate(divide="ignore", invalid="ignore"):  # a gradient of zero has no direction
-                moved = share * (slopes[:-1] - of_part * slopes[-1]) / lengths[-1]
-                if q in block:
-                    moved[q - start] += (slopes[-1] - cosine[q] * slopes[q - start]) / lengths[q]
-            if q in block:
-                of_norm[q] = inference.stderr(slopes[q - start]) if lengths[q] > 0 else np.nan
-                of_whole[q] = share * inference.stderr(slopes[-1]) if lengths[-1] > 0 else np.nan
-            of_cosine[start : block.stop] += moved.var(axis=1, ddof=1) / n if n > 1 else np.nan
-    return {
-        "norm_sampling_stderr": of_norm,
-        "cosine_sampling_stderr": np.sqrt(of_cosine),
-        "whole_norm_sampling_stderr": np.sqrt(np.square(of_whole).sum()),
-    }
-
-
-def _in_block(objective: Objective, cache_bytes: int) -> int:
-    """Return the number of parts whose gradients fit into memory beside the whole gradient, at least 1."""
-    return max(1, cache_bytes // (objective.layout.size * objective.dtype.itemsize) - 1)
 
 
 def _over_batches(

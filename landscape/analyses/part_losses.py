@@ -60,14 +60,21 @@ def slopes(objective: Objective, batches: Iterable[tuple[Tree, Tree]], vectors: 
     Returns:
         (V, n) float64.
     """
+    found: np.ndarray = with_slopes(objective, batches, vectors)[1:]
+    return found
+
+
+def with_slopes(objective: Objective, batches: Iterable[tuple[Tree, Tree]], vectors: Tensor) -> np.ndarray:
+    """Return the loss of each sample and its derivatives along vectors: (1 + V, n); arguments are those of `slopes`."""
     theta = tuple(t.detach().requires_grad_() for t in objective.theta)
     along = [tuple(objective.layout.tensors(v)) for v in vectors.to(theta[0])]
-    found = [torch.empty(len(along), 0, dtype=torch.float64)]
+    found = [torch.empty(1 + len(along), 0, dtype=torch.float64)]
     with differentiable_attention():
         for batch in batches:
 
             def losses(some: slice, batch: tuple[Tree, Tree] = batch) -> Tensor:
                 return objective.losses(theta, *trees.take(batch, some))
 
-            found.append(wide(torch.stack(push(losses, theta, along)[1]).detach()).cpu())
+            value, tangents = push(losses, theta, along)
+            found.append(wide(torch.stack([value, *tangents]).detach()).cpu())
     return torch.cat(found, dim=1).numpy()

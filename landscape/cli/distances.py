@@ -29,7 +29,7 @@ from landscape.objective.jobs import Progress
 from landscape.objective.objective import Objective
 from landscape.objective.points import Point
 from landscape.objective.runs import checkpoint_list
-from landscape.results import Distances, disk, hdf5, written
+from landscape.results import Distances, column_values, disk, hdf5, written
 
 DISTANCES = cloup.option_group(
     "Convergence points",
@@ -343,13 +343,21 @@ def _conclude(console: Console, result: Distances, path: Path) -> None:
     title = f"Euclidean distance over {over}" + (f", mean ± s.d. of {len(result.runs)} runs" if several else "")
     if len(result.points) <= 16:
         console.table(["", *result.points], rows, title=title)
-    loss = result.loss.mean(0)
     if len(result.parts) <= 16:
-        rows = [[name, *(f"{value:.4g}" for value in loss[i])] for i, name in enumerate(result.points)]
-        console.table(["point", *result.parts], rows, title="loss of each part at each point")
+        heads = [f"{part}{column_values.of_draw(result, p)}" for p, part in enumerate(result.parts)]
+        console.table(["point", *heads], _losses(result), title="loss of each part at each point ± samples")
     if np.isfinite(result.barrier).any():
         console.table(["part", "highest barrier ± samples", "between"], _highest(result), title="barriers")
     console.say(f"points: {result.source}\nresult: {path}\nfigure: landscape plot {path}")
+
+
+def _losses(result: Distances) -> list[list[str]]:
+    """Return the loss of each part at each point, mean over runs, with its error over samples."""
+    loss, errors = result.loss.mean(0), result.loss_stderr
+    error = np.full_like(loss, np.nan) if errors is None else errors.mean(0)  # runs have the same samples
+    return [
+        [name, *map(written.with_error, *of_point)] for name, *of_point in zip(result.points, loss, error, strict=True)
+    ]
 
 
 def _highest(result: Distances) -> list[list[str]]:
@@ -371,7 +379,9 @@ def _document(result: Distances, path: Path) -> dict[str, Any]:
         "filter_normalised",
         "fisher",
         "loss",
+        "loss_stderr",
         "accuracy",
+        "accuracy_stderr",
         "barrier",
         "barrier_stderr",
         "point_epoch",

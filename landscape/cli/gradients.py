@@ -37,7 +37,7 @@ GRADIENTS = cloup.option_group(
     option(
         "--sampling-errors",
         is_flag=True,
-        help="Also compute how much another sample of the data would change norms and cosines. This needs one more "
+        help="Also compute how much another sample of the data would change the numbers of parts. This needs one more "
         "pass over the data for each part.",
     ),
 )
@@ -47,7 +47,9 @@ PER_PART = (
     "specific_stderr", "radius", "radius_stderr", "contribution", "contribution_stderr", "batches",
 )  # fmt: skip
 PER_POINT = ("epoch", "whole_norm", "whole_norm_stderr", "theta_norm")
-OVER_SAMPLES = ("norm_sampling_stderr", "cosine_sampling_stderr")
+OVER_SAMPLES = tuple(
+    f"{name}_sampling_stderr" for name in ("loss", "norm", "cosine", "projected", "specific", "radius", "contribution")
+)
 PER_LAYER = tuple(
     f"layer_{name}{error}" for name in ("whole_norm", "norm", "cosine", "contribution") for error in ("", "_stderr")
 )
@@ -190,6 +192,10 @@ def _document(found: Gradients, path: Path) -> dict[str, Any]:
             "conflict": found.conflict[k],
         } | {field: getattr(found, field)[k] for field in PER_LAYER}
         about = {field: getattr(found, field)[k] for field in PER_POINT}
+        if found.whole_norm_sampling_stderr is not None:
+            about["whole_norm_sampling_stderr"] = found.whole_norm_sampling_stderr[k]
+        if found.between_sampling_stderr is not None:
+            matrices["between_sampling_stderr"] = found.between_sampling_stderr[k]
         points.append({"checkpoint": name, **about, "parts": parts, **matrices})
     return {
         "result": str(path),

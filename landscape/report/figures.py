@@ -95,10 +95,13 @@ def matrices(result: Any) -> list[Matrix]:
         The maps that have at most `MOST_NUMBERS` rows.
     """
     maps: dict[str, np.ndarray | None] = {}
+    errors: np.ndarray | None = None
     if isinstance(result, Distances):
         maps = {title.replace("\n", " "): getattr(result, name).mean(axis=0) for name, title in MATRICES.items()}
     elif isinstance(result, Gradients):
-        maps = {"cosine of the gradients": result.between[-1]}
+        errors = None if result.between_sampling_stderr is None else result.between_sampling_stderr[-1]
+        about = "" if errors is None else " ± standard error over samples"
+        maps = {f"cosine of the gradients{about}": result.between[-1]}
     elif isinstance(result, Features) and result.mean_cosine is not None:
         maps = {"cosine of the class means": result.mean_cosine[-1]}
     elif isinstance(result, Spectrum):
@@ -108,11 +111,19 @@ def matrices(result: Any) -> list[Matrix]:
         }
     names = result.points if isinstance(result, Distances) else result.parts
     return [
-        Matrix(title=title, names=names, cells=_written(values))
+        Matrix(title=title, names=names, cells=_written(values, errors))
         for title, values in maps.items()
         if values is not None and len(names) <= MOST_NUMBERS
     ]
 
 
-def _written(values: np.ndarray) -> list[list[str]]:
-    return [[f"{value:.3g}".replace("-", "\N{MINUS SIGN}") for value in row] for row in values.tolist()]
+def _written(values: np.ndarray, errors: np.ndarray | None) -> list[list[str]]:
+    beside = np.zeros_like(values) if errors is None else errors
+    return [
+        [f"{value:.3g}".replace("-", "\N{MINUS SIGN}") + _beside(error) for value, error in zip(*both, strict=True)]
+        for both in zip(values.tolist(), beside.tolist(), strict=True)
+    ]
+
+
+def _beside(error: float) -> str:
+    return "" if error == 0 else f" ± {error:.1g}" if error > 0 else " ± ?"

@@ -138,9 +138,10 @@ _CENTRE_ACCURACY = replace(
     _DRAWN_ACCURACY, field="centre_accuracy", error="centre_accuracy_stderr", of_error="samples", key="accuracy"
 )
 _COMPARED_LOSS = Column(head="loss", field="loss", compared=True, summary="loss")
+_GRADIENTS_LOSS = replace(_DRAWN_LOSS, error="loss_sampling_stderr", of_error="samples")
 _OVER_SAMPLES = (
     *(LOSS, _COMPARED_LOSS, ACCURACY, *MEASURED, _CENTRE, _CENTRE_ACCURACY),
-    *(_DRAWN_LOSS, _DRAWN_ACCURACY, *_DRAWN_MEASURED),
+    *(_DRAWN_LOSS, _DRAWN_ACCURACY, *_DRAWN_MEASURED, _GRADIENTS_LOSS),
 )
 """Columns of means over the samples that a result used."""
 
@@ -164,6 +165,16 @@ _SURFACE = (
         cell=lambda surface, p: ", ".join(f"{c:.3g}" for c in surface.lowest_position[p]),
     ),
 )
+
+
+def _of_gradients(head: str, field: str, **more: Any) -> Column:
+    """Return the column of a number of gradients; if its error over samples is known, it shows whether a draw's."""
+    error = f"{field}_sampling_stderr"
+
+    def after(gradients: Any, part: int) -> str:
+        return "" if getattr(gradients, error) is None else column_values.of_draw(gradients, part)
+
+    return Column(head=head, field=field, error=error, of_error="samples", after=after, **more)
 
 
 def _doubling(place: str, key: str) -> Column:
@@ -395,21 +406,31 @@ TABLES: Mapping[str, Sequence[Column]] = {
         TRAINED,
         SAMPLES,
         _count("in batches", "batches", when=lambda gradients: bool(gradients.batch_size)),
-        _DRAWN_LOSS,
-        Column(head="|g_p|", field="norm", error="norm_stderr", summary="gradient norm", key="gradient"),
+        _GRADIENTS_LOSS,
+        Column(
+            head="|g_p|",
+            field="norm",
+            error="norm_stderr",
+            samples="norm_sampling_stderr",
+            after_samples=column_values.of_draw,
+            summary="gradient norm",
+            key="gradient",
+        ),
         Column(head="± samples", field="norm_sampling_stderr", after=column_values.of_draw),
         Column(
             head="cos(g_p, g)",
             field="cosine",
             error="cosine_stderr",
+            samples="cosine_sampling_stderr",
+            after_samples=column_values.of_draw,
             summary="cosine with the whole gradient",
             key="agreement",
         ),
         Column(head="± samples", field="cosine_sampling_stderr", after=column_values.of_draw),
-        Column(head="along g", field="projected"),
-        Column(head="|h_p|", field="specific"),
-        Column(head="rho_p", field="radius"),
-        Column(head="of g", field="contribution", form="percent"),
+        _of_gradients("along g", "projected"),
+        _of_gradients("|h_p|", "specific"),
+        _of_gradients("rho_p", "radius"),
+        _of_gradients("of g", "contribution", form="percent"),
         Column(head="conflicts", field="conflict", cell=column_values.conflicts),
     ),
     "features": (

@@ -55,8 +55,18 @@ class Distances(Result):
     norm: Floats = array("run", "point", doc="Euclidean length of the point's displacement from the start")
     point_epoch: Floats = array("run", "point", unit="epochs", doc="mean epoch of the point; nan if unknown")
     loss: Floats = array("run", "point", "part", unit="loss", doc="loss of the part at the point")
+    loss_stderr: Floats | None = array(
+        "run", "point", "part", unit="loss", doc="standard error of the loss over samples; nan for one", optional=True
+    )
     accuracy: Floats | None = array(
         "run", "point", "part", doc="accuracy of the part at the point; absent without classes", optional=True
+    )
+    accuracy_stderr: Floats | None = array(
+        "run",
+        "point",
+        "part",
+        doc="its standard error over samples; nan for one, and for weighted draws",
+        optional=True,
     )
 
     epoch: Floats = array("epoch", unit="epochs", doc="epochs of the snapshots along training")

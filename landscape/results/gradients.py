@@ -51,14 +51,32 @@ class Gradients(OfPoints):
     conflict: Floats = array(
         "point", "part", "part", doc="share of batches with a negative cosine of g_p and g_q; 0 or 1 where exact"
     )
+    loss_sampling_stderr: Floats | None = array(
+        "point", "part", unit="loss", doc="standard error of loss over samples, for exact gradients", optional=True
+    )
     norm_sampling_stderr: Floats | None = array(
         "point", "part", unit="loss", doc="standard error of an exact norm over samples", optional=True
+    )
+    whole_norm_sampling_stderr: Floats | None = array(
+        "point", unit="loss", doc="standard error of the whole's exact norm over samples", optional=True
     )
     cosine_sampling_stderr: Floats | None = array(
         "point", "part", doc="standard error of an exact cosine over samples", optional=True
     )
-    whole_norm_sampling_stderr: Floats | None = array(
-        "point", unit="loss", doc="standard error of the whole's exact norm over samples", optional=True
+    projected_sampling_stderr: Floats | None = array(
+        "point", "part", unit="loss", doc="standard error of an exact projected over samples", optional=True
+    )
+    specific_sampling_stderr: Floats | None = array(
+        "point", "part", unit="loss", doc="standard error of an exact specific over samples", optional=True
+    )
+    radius_sampling_stderr: Floats | None = array(
+        "point", "part", doc="standard error of an exact radius over samples", optional=True
+    )
+    contribution_sampling_stderr: Floats | None = array(
+        "point", "part", doc="standard error of an exact contribution over samples, shares given", optional=True
+    )
+    between_sampling_stderr: Floats | None = array(
+        "point", "part", "part", doc="standard error of an exact cosine of g_p and g_q over samples", optional=True
     )
     layers: tuple[str, ...] | None = array(
         "layer", doc="modules that hold the parameters, in the network's order", optional=True

@@ -15,7 +15,6 @@ from surfaces import three_lines
 import landscape as ls
 from landscape import plots
 from landscape.analyses import features as features_analysis
-from landscape.analyses import part_losses
 from landscape.analyses.distances import Run
 from landscape.autodiff.distributed import ALONE
 from landscape.data import datasets
@@ -124,73 +123,6 @@ def test_bands_are_drawn_where_they_are_asked_for():
     assert len([c for c in both.axes[0].collections if isinstance(c, PolyCollection)]) == 2
 
 
-def gradients_of_each(objective):
-    """The gradients of single samples' losses, part by part, in the plainest way."""
-    found = []
-    for members in objective.members:
-        rows = []
-        for i in members:
-            theta = [t.detach().clone().requires_grad_() for t in objective.theta]
-            batch = objective.samples.batch(np.array([i]), objective.device, objective.dtype)
-            grads = torch.autograd.grad(objective.losses(theta, *batch).sum(), theta)
-            rows.append(torch.cat([g.reshape(-1) for g in grads]).double().numpy())
-        found.append(np.array(rows))
-    return found
-
-
-@pytest.mark.parametrize("name", ["mlp-tanh", "residual-relu"])
-def test_errors_of_norms_and_cosines_are_those_of_the_jackknife(name):
-    objective = CASES[name].objective(classes="0,1")
-    found = ls.gradients(objective, sampling_errors=True)
-    each = gradients_of_each(objective)
-    shares = np.array([len(rows) for rows in each]) / sum(map(len, each))
-
-    def numbers(parts):
-        g = np.array([rows.mean(axis=0) for rows in parts])
-        whole = shares @ g
-        norms = np.linalg.norm(g, axis=1)
-        return np.array([*norms, *(g @ whole / norms / np.linalg.norm(whole)), np.linalg.norm(whole)])
-
-    np.testing.assert_allclose(numbers(each), [*found.norm[0], *found.cosine[0], found.whole_norm[0]], rtol=1e-9)
-    # Derivatives by small weights in place of the jackknife's whole samples, whose second order few samples feel.
-    variance = np.zeros(5)
-    for q, rows in enumerate(each):
-        n, step = len(rows), 1e-6
-        moves = []
-        for i in range(n):
-            weights = np.full(n, (1 - step) / n)
-            weights[i] += step
-            moved = [(weights @ r)[None] if p == q else r for p, r in enumerate(each)]
-            moves.append((numbers(moved) - numbers(each)) / step)
-        variance += np.var(moves, axis=0, ddof=1) / n
-    ours = [*found.norm_sampling_stderr[0], *found.cosine_sampling_stderr[0], found.whole_norm_sampling_stderr[0]]
-    np.testing.assert_allclose(ours, np.sqrt(variance), rtol=1e-4)
-    plain = ls.gradients(objective)
-    assert plain.norm_sampling_stderr is None
-    with pytest.raises(InputError, match="exact gradients"):
-        ls.gradients(objective, sampling_errors=True, batches=2)
-
-
-@pytest.mark.parametrize("vectors", [0, 3])
-def test_gradients_that_do_not_fit_together_have_the_same_errors(vectors, monkeypatch):
-    objective = CASES["mlp-tanh"].objective(partition=[0] * 4 + [1] * 3 + [2] * 2 + [3] * 3 + [4] * 3)
-    whole = ls.gradients(objective, sampling_errors=True)
-    most, real = [], part_losses.slopes
-    monkeypatch.setattr(part_losses, "slopes", lambda o, batches, v: most.append(len(v)) or real(o, batches, v))
-    found = ls.gradients(objective, sampling_errors=True, cache_bytes=8 * vectors * objective.layout.size)
-    assert max(most) == max(2, vectors)  # one of them the whole gradient
-    for name in ("norm", "cosine", "whole_norm"):
-        name += "_sampling_stderr"
-        np.testing.assert_allclose(getattr(found, name), getattr(whole, name), rtol=1e-12)
-
-
-def test_a_part_of_one_sample_leaves_errors_unknown():
-    found = ls.gradients(CASES["mlp-tanh"].objective(), sampling_errors=True)
-    assert np.isnan(found.norm_sampling_stderr[0]).tolist() == [False, False, True]
-    assert np.isnan(found.cosine_sampling_stderr).all()
-    assert np.isnan(found.whole_norm_sampling_stderr[0])
-
-
 @pytest.mark.parametrize("adaptive", [False, True])
 def test_errors_of_sharpness_are_those_of_changing_the_weight_of_each_sample(adaptive):
     """The infinitesimal jackknife, by differences: everything is computed anew with a little more of one sample."""
@@ -230,6 +162,25 @@ def test_the_error_of_a_barrier_between_points_is_that_of_the_rise_at_its_top():
         assert found.barrier[0, 0, 1, p] == pytest.approx(max(top.mean(), 0), abs=1e-12)
         assert found.barrier_stderr[0, 1, 0, p] == pytest.approx(inference.stderr(top), abs=1e-12, nan_ok=True)
     assert (found.barrier_stderr[0, 0, 0] == 0).all()
+
+
+@pytest.mark.parametrize("drawn", [None, "alike", "weighted"])
+def test_losses_and_accuracies_at_convergence_points_have_errors(drawn):
+    """Of three draws or all; a part with all its samples has the error of its class."""
+    objective = network(scale=4.0 if drawn == "weighted" else 0.1, sizes=(60, 5))
+    objective = objective if drawn is None else ls.draw_samples(objective, 20)
+    own, other = points.origin(objective), moved(objective)
+    run = Run(name="run", points={"a": (own, 0.0), "b": (other, 0.0)}, start=own)
+    found, evaluator = ls.distances(objective, [run], source="test", over="all"), Evaluator(objective)
+    for k, point in enumerate((own, other)):
+        loss, accuracy, error, *_ = evaluator.measure(point)
+        np.testing.assert_allclose(found.loss[0, k], loss)
+        np.testing.assert_allclose(found.loss_stderr[0, k], error)
+        n = np.array([60 if drawn is None else 20, 5])
+        expected = [inference.share_stderr(a, m) for a, m in zip(accuracy, n, strict=True)]
+        if drawn is not None:
+            expected[0] *= np.sqrt(1 - 20 / 60) if drawn == "alike" else np.nan
+        np.testing.assert_allclose(found.accuracy_stderr[0, k], expected)
 
 
 def test_errors_of_features_are_those_of_other_samples():

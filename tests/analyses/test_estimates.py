@@ -24,7 +24,7 @@ COUNTED = {
     "products with the hessian": (Products, "__call__"),
     "passes for single samples' gradients and curvatures": (samples, "samples"),
     "gradients of parts": (gram, "_of_part"),
-    "slopes of single samples along all gradients": (part_losses, "slopes"),
+    "slopes of single samples": (part_losses, "with_slopes"),
     "points": (Evaluator, "measure"),
     "passes over all samples": (Evaluator, "each"),
     "passes for the Fisher": (distances, "_fisher"),

@@ -271,7 +271,7 @@ def test_the_model_that_gradients_are_taken_of_is_a_copy():
 
 
 def test_two_processes_divide_the_slopes_of_single_samples(monkeypatch):
-    objective, whole = CASES["mlp-tanh"].objective(), part_losses.slopes
+    objective, whole = CASES["mlp-tanh"].objective(), part_losses.with_slopes
     seen = []
 
     class FirstOfTwo(Team):
@@ -294,7 +294,7 @@ def test_two_processes_divide_the_slopes_of_single_samples(monkeypatch):
         seen.append(found.shape[1])
         return found
 
-    monkeypatch.setattr(part_losses, "slopes", slopes)
+    monkeypatch.setattr(part_losses, "with_slopes", slopes)
     monkeypatch.setattr(distributed, "team", lambda: FirstOfTwo(0, 2))
     ls.gradients(objective, sampling_errors=True)
     assert seen == [n // 2 for n in CLASS_SIZES]

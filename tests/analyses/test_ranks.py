@@ -39,7 +39,8 @@ NAMES = (
 LOST = ("killed", "hung", "killed-dealt", "hung-dealt", "killed-first")
 SCARCE = ("scarce-hessian", "scarce-rows", "scarce-gradients", "scarce-features", "scarce-sharpness")
 WAYS = ("traced", "classes", "exact-trace", "sampled-trace", "empirical", "sum", "batches", "uneven")
-LARGER = (*WAYS, *SCARCE, "features-errors", "accuracy", "drawn", "drawn-surface")
+DRAWN = ("drawn", "drawn-surface", "drawn-gradients")
+LARGER = (*WAYS, *SCARCE, *DRAWN, "features-errors", "accuracy", "gradients-in-blocks")
 
 
 @pytest.fixture(scope="module")

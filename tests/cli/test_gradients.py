@@ -93,7 +93,7 @@ def test_a_run_gives_its_course_in_batches(here, capsys):
 
 def test_json_is_one_document_with_the_numbers_of_the_file(here, capsys):
     words = ["gradients", "--ckpt", "run/snapshots/*.pt", "--classes", "0,9", *QUICK, "--json", "-o", "x.h5"]
-    assert main([*words, "--params", "linear"]) == 0
+    assert main([*words, "--params", "linear", "--sampling-errors"]) == 0
     out, err = capsys.readouterr()
     assert err == ""
     document = json.loads(out)
@@ -110,6 +110,11 @@ def test_json_is_one_document_with_the_numbers_of_the_file(here, capsys):
     assert [p["norm"] for p in last["parts"]] == found.norm[2].tolist()
     assert [p["n_samples"] for p in last["parts"]] == [4, 4]
     assert last["parts"][0]["cosine_stderr"] == 0
+    for name in ("loss", "norm", "cosine", "projected", "specific", "radius", "contribution"):
+        field = f"{name}_sampling_stderr"
+        assert [p[field] for p in last["parts"]] == getattr(found, field)[2].tolist()
+    assert last["between_sampling_stderr"] == found.between_sampling_stderr[2].tolist()
+    assert last["whole_norm_sampling_stderr"] == found.whole_norm_sampling_stderr[2] > 0
 
 
 @pytest.mark.parametrize("drawn", [[], ["--samples", "20"]])

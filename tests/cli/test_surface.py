@@ -18,6 +18,7 @@ from landscape.cli.surface import parse_range
 from landscape.data import datasets
 from landscape.errors import InputError
 from landscape.networks import checkpoints, models
+from landscape.results.written import with_error
 
 
 @pytest.fixture(scope="module")
@@ -240,7 +241,10 @@ def test_distances_after_training_on_parts_alone(here, capsys):
     assert np.isfinite(found.barrier).all()
     assert np.isfinite(found.hessian_rise).all()
     assert found.points == ("head", "tail", "start", "other")
-    assert "Euclidean distance" in capsys.readouterr().out
+    assert (found.loss_stderr > 0).all()
+    text = capsys.readouterr().out
+    assert "Euclidean distance" in text
+    assert with_error(found.loss[0, 3, 0], found.loss_stderr[0, 3, 0]) in text
     before = (points / "head.pt").read_bytes()
     assert main([*words, "--points", str(points), "-o", str(here / "again.h5"), *FEW]) == 2
     assert "holds checkpoints: choose another folder, or pass --overwrite" in capsys.readouterr().err

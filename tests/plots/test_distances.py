@@ -109,3 +109,22 @@ def test_barriers_between_all_points_and_predicted_rises_have_maps():
         )
         np.testing.assert_allclose(image.get_array(), values.mean(0)[order])
     assert len({image.get_clim() for title, image in maps.items() if "barrier" in title}) == 1
+
+
+def test_maps_of_one_run_have_the_errors_over_samples_of_losses_and_barriers():
+    barrier = np.arange(27.0).reshape(1, 3, 3, 3)
+    plain = dataclasses.replace(distances(runs=1), barrier=barrier)
+    errors = np.array([[[0.125, 0.25, np.nan]] * 3])
+    found = dataclasses.replace(plain, loss_stderr=errors, barrier_stderr=barrier / 4)
+    losses, worst = (ax for ax in plots.cross_losses(found).axes if ax.images)
+    assert [t.get_text().partition("\n")[2] for t in losses.texts] == ["±0.1", "±0.2", ""] * 3
+    highest = 0.25 * barrier[0].max(axis=1)
+    assert [t.get_text().partition("\n")[2] for t in worst.texts] == [f"±{v:.1g}" for v in highest.ravel()]
+    first = plots.barrier_maps(found, ["class 0"]).axes[0]
+    written = [t.get_text().partition("\n")[2] for t in first.texts]
+    assert sorted(written) == sorted(["", *(f"±{v / 4:.1g}" for v in barrier[0, ..., 0].ravel()[1:])])
+    assert not any("±" in t.get_text() for ax in plots.cross_losses(plain).axes for t in ax.texts)
+    several = dataclasses.replace(distances(), loss_stderr=np.ones((2, 3, 3)))
+    spread = several.loss.std(axis=0, ddof=1).ravel()
+    texts = [t.get_text().partition("\n")[2] for t in plots.cross_losses(several).axes[0].texts]
+    assert [float(text.removeprefix("±")) for text in texts] == pytest.approx(spread, rel=0.5)

@@ -178,13 +178,36 @@ def test_norms_show_components_with_errors_and_hollow_where_a_part_points_agains
     assert set(np.round(points, 9)) >= set(np.round([*found.contribution[0], 5 / 35, 20 / 35, 10 / 35], 9))
     exact = gradients(THREE, [5, 20, 10])
     assert not drawn(plots.gradient_norms(exact)).axes[0].containers
-    over_samples = {f"{name}_sampling_stderr": np.array([[0.1, 0.2, 0.3]]) for name in ("norm", "cosine")}
-    known = dataclasses.replace(exact, **over_samples)
-    (bars,) = drawn(plots.gradient_norms(known)).axes[0].containers
-    low, high = bars.lines[2][0].get_segments()[0][:, 1]
-    assert (high - low) / 2 == pytest.approx(0.2)  # of the most frequent part, which is the second
-    panel = drawn(plots.decomposition(known)).axes[0]
-    assert "± 0.2" in "".join(text.get_text() for text in panel.texts)
+
+
+def with_errors(found, errors):
+    """The result with these errors over samples of each part, and some of each pair."""
+    names = ("loss", "norm", "cosine", "projected", "specific", "radius", "contribution")
+    known = {f"{name}_sampling_stderr": np.array([errors]) for name in names}
+    return dataclasses.replace(found, **known, between_sampling_stderr=np.add.outer(errors, errors)[None])
+
+
+def test_errors_over_samples_stand_beside_the_numbers():
+    found = with_errors(gradients(THREE, [5, 20, 10]), [0.1, 0.2, np.nan])
+    sizes, shares = drawn(plots.gradient_norms(found)).axes
+    for bars in (*sizes.containers, *shares.containers):
+        low, high = bars.lines[2][0].get_segments()[0][:, 1]
+        assert (high - low) / 2 == pytest.approx(0.2)  # of the most frequent part, which is the second
+    assert (len(sizes.containers), len(shares.containers)) == (3, 1)
+    frequent, unknown, _ = drawn(plots.decomposition(found)).axes
+    words = "".join(text.get_text() for text in frequent.texts)
+    assert f"cos = {found.cosine[0, 1]:.2f} ± 0.2" in words
+    assert r"$\rho_p$ = 0.25 ± 0.2" in words
+    (bars,) = frequent.containers
+    for k, segments in enumerate(of.get_segments()[0] for of in bars.lines[2]):
+        assert np.ptp(segments[:, k]) == pytest.approx(0.4)
+        assert segments[:, k].mean() == pytest.approx([found.projected[0, 1], found.specific[0, 1]][k])
+    assert not unknown.containers
+    strip, image, _ = drawn(plots.cosine_map(found)).axes
+    assert [t.get_text().partition("\n")[2] for t in strip.texts] == ["±0.2", "", "±0.1"]
+    texts = {t.get_text() for t in image.texts}
+    assert texts >= {f"{found.between[0, 0, 1]:.2f}\n±0.3", f"{found.between[0, 0, 2]:.2f}"}
+    assert not drawn(plots.decomposition(gradients(THREE, [5, 20, 10]))).axes[0].containers
 
 
 def test_parts_of_equal_counts_stand_side_by_side():

@@ -4,12 +4,13 @@ import dataclasses
 
 import numpy as np
 import pytest
+from made import THREE, gradients
 from matplotlib.collections import PolyCollection
 from results_of_all_kinds import sharpness
 from sampled import of_rows, rows
 
 from landscape import plots
-from landscape.report.figures import SHOWN, pictures
+from landscape.report.figures import SHOWN, matrices, pictures
 from landscape.report.rows import rows_of
 from landscape.report.sources import Source
 from landscape.results import columns, matched, over_samples
@@ -159,3 +160,23 @@ def test_errors_of_other_analyses_say_where_they_are_those_of_a_draw():
     for column in (*beside, *of_rise):
         assert ["(draw)" in column.text(drawn, p) for p in range(3)] == [True, False, False]
         assert not any("(draw)" in column.text(found, p) for p in range(3))
+
+
+def test_errors_of_gradients_stand_beside_the_numbers_and_say_where_they_are_those_of_a_draw():
+    plain = gradients(THREE, [500, 20, 5])
+    names = ("loss", "norm", "cosine", "projected", "specific", "radius", "contribution")
+    known = {f"{name}_sampling_stderr": np.array([[0.5, 0.25, np.nan]]) for name in names}
+    found = dataclasses.replace(plain, **known, between_sampling_stderr=np.full((1, 3, 3), 0.125))
+    drawn = dataclasses.replace(found, provenance={"draws": {"samples": 20}})
+    for head in ("loss", "along g", "|h_p|", "rho_p", "of g"):
+        (column,) = (c for c in columns.of_kind(found) if c.head == head)
+        assert column.heading(found).endswith("± samples")
+        assert "±" not in column.heading(plain) + column.text(plain, 0)
+        assert "±" in column.text(found, 0)
+        assert ["(draw)" in column.text(drawn, p) for p in range(3)] == [True, False, False]
+    for row in rows_of([Source(file="a.h5", sha256="", result=found, model="net")]):
+        p = found.parts.index(row.part)
+        for key in ("loss", "gradient", "agreement"):
+            assert row.cells[key].error == pytest.approx([0.5, 0.25, np.nan][p], nan_ok=True)
+    assert matrices(found)[0].cells[0] == [f"{v:.3g} ± 0.1".replace("-", "\N{MINUS SIGN}") for v in found.between[0, 0]]
+    assert "±" not in "".join(matrices(plain)[0].cells[0])

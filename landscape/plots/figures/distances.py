@@ -1,7 +1,7 @@
 """Distances between convergence points: clustered maps, the loss of each part at each point, and curves over training.
 
 For several runs, maps and curves show the mean; if there are few enough points for numbers, these include the standard
-deviation over runs.
+deviation over runs. For one run, numbers that are means over samples include their standard error over samples.
 """
 
 from collections.abc import Sequence
@@ -96,19 +96,23 @@ def cross_losses(distances: Distances, parts: Sequence[str] | None = None) -> Fi
         inches = width * (1 + barriers), max(3.2, min(9.0, 0.34 * len(rows) + 1.8))
         n = 1 + int(barriers)
         fig, axes, _ = grids.grid(n, n, *inches, least=grids.LEAST_MAP, **grids.shared("y"))
-        loss = distances.loss[:, :, columns]
+        loss, errors = distances.loss[:, :, columns], distances.loss_stderr
+        beside = _spread(loss, None if errors is None else errors[:, :, columns])
         mean = loss.mean(0)
         positive = mean[np.isfinite(mean) & (mean > 0)]
         low, high = (positive.min(), positive.max()) if len(positive) else (1e-3, 1.0)
         norm: Normalize = LogNorm(low, high * 1.0001) if high > 10 * low else Normalize(0, high)
-        _map(fig, axes[0], mean, _spread(loss), names, heads, norm, "mean loss")
+        _map(fig, axes[0], mean, beside, names, heads, norm, "mean loss")
         axes[0].set_title("loss of the part (column)\nat the point (row)")
         if barriers:
-            worst = distances.barrier[:, :, :, columns].max(axis=2)
-            mean = worst.mean(0)
-            _map(fig, axes[1], mean, _spread(worst), names, heads, _from_zero(mean), "rise of the loss")
+            barrier, errors = distances.barrier[:, :, :, columns], distances.barrier_stderr
+            worst, mean = barrier.max(axis=2), barrier.max(axis=2).mean(0)
+            highest = barrier.argmax(axis=2)[:, :, None]
+            of_worst = None if errors is None else np.take_along_axis(errors[:, :, :, columns], highest, 2)[:, :, 0]
+            beside = _spread(worst, of_worst)
+            _map(fig, axes[1], mean, beside, names, heads, _from_zero(mean), "rise of the loss")
             axes[1].set_title("highest barrier of the part (column)\non the way to any other point")
-        fig.suptitle(_about(distances), fontsize="medium", parse_math=False)
+        fig.suptitle(_about(distances, distances.loss_stderr), fontsize="medium", parse_math=False)
     return fig
 
 
@@ -135,27 +139,31 @@ def barrier_maps(distances: Distances, parts: Sequence[str] | None = None) -> Fi
         )
     order = clustered(distances.euclidean.mean(0))
     names = [_label(distances, i) for i in order]
-    maps: list[tuple[str, np.ndarray, Normalize, str, str]] = []
+    maps: list[tuple[str, np.ndarray, np.ndarray | None, Normalize, str]] = []
     if barriers:
         shared = _from_zero(distances.barrier[..., chosen].mean(0))
         for p in chosen:
             title = f"barrier of {named(distances, p, 20)}"
-            maps.append((title, distances.barrier[..., p], shared, "rise of the loss", "viridis"))
+            errors = None if distances.barrier_stderr is None else distances.barrier_stderr[..., p]
+            maps.append((title, distances.barrier[..., p], errors, shared, "viridis"))
     if rises is not None:
         most = float(np.abs(rises.mean(0)).max()) or 1.0
         norm: Normalize = SymLogNorm(most / 10, vmin=-most, vmax=most)
         title = "rise that the Hessian of the row's part\npredicts towards the column"
-        maps.append((title, rises, norm, "rise of the loss", "PuOr_r"))
+        maps.append((title, rises, None, norm, "PuOr_r"))
     side, n_columns = max(3.2, min(6.0, 0.42 * len(order) + 1.6)), min(len(maps), 3)
     with theme.theme():
         inches = n_columns * side, -(-len(maps) // n_columns) * side * 0.92
         asked = {"least": grids.LEAST_MAP, "ratio": 1.0, **grids.shared("x", "y")}
         fig, axes, _ = grids.grid(len(maps), n_columns, *inches, **asked)
-        for ax, (title, values, norm, label, colours) in zip(axes, maps, strict=False):
-            values = values[:, order][:, :, order]
-            _map(fig, ax, values.mean(0), _spread(values), names, names, norm, label, colours=colours)
+        for ax, (title, values, errors, norm, colours) in zip(axes, maps, strict=False):
+            mean, beside = values.mean(0)[np.ix_(order, order)], _spread(values, errors)
+            beside = None if beside is None else beside[np.ix_(order, order)]
+            _map(fig, ax, mean, beside, names, names, norm, "rise of the loss", colours=colours)
             ax.set_title(title, parse_math=False)
-        fig.suptitle(_about(distances), fontsize="medium", parse_math=False)
+        fig.suptitle(
+            _about(distances, distances.barrier_stderr if barriers else None), fontsize="medium", parse_math=False
+        )
     return fig
 
 
@@ -320,7 +328,8 @@ def _map(
             if not np.isfinite(values[i, j]):
                 continue
             text = _short(float(values[i, j]), 3, longest)
-            text += "" if spread is None else f"\n±{_short(float(spread[i, j]), 1, longest)}"
+            beside = np.nan if spread is None else float(spread[i, j])
+            text += "" if np.isnan(beside) else f"\n±{_short(beside, 1, longest)}"
             bright = np.dot(cmap(norm(shades[i, j]))[:3], (0.3, 0.6, 0.1)) > 0.55
             ax.text(j, i, text, ha="center", va="center", fontsize=6.5, color="0.1" if bright else "0.95")
     fig.colorbar(image, ax=ax, shrink=0.8, label=label, **grids.bar_place())
@@ -346,9 +355,11 @@ def _of_rows(values: np.ndarray) -> np.ndarray:
     return shares
 
 
-def _spread(values: np.ndarray) -> np.ndarray | None:
-    """Return the standard deviation over runs, or None for one run, which has none."""
-    return None if len(values) < 2 else np.asarray(values.std(0, ddof=1))
+def _spread(values: np.ndarray, errors: np.ndarray | None = None) -> np.ndarray | None:
+    """Return the standard deviation over runs; of one run its errors over samples, nan for 0, if they are known."""
+    if len(values) > 1:
+        return np.asarray(values.std(0, ddof=1))
+    return None if errors is None else np.where(errors[0] > 0, errors[0], np.nan)
 
 
 def _points(distances: Distances, parts: Sequence[str] | None) -> list[int]:
@@ -382,6 +393,9 @@ def _label(distances: Distances, point: int) -> str:
     return written.shorten(name, 20) + (f" ({', '.join(words)})" if words else "")
 
 
-def _about(distances: Distances) -> str:
-    runs = "" if len(distances.runs) == 1 else f", mean of {len(distances.runs)} runs"
-    return f"points: {distances.source}; over {distances.size:,} parameters ({distances.parameters}){runs}"
+def _about(distances: Distances, errors: np.ndarray | None = None) -> str:
+    several = len(distances.runs) > 1
+    runs = f", mean of {len(distances.runs)} runs" if several else ""
+    over_samples = "" if errors is None or several else "\n±: one standard error over samples"
+    about = f"points: {distances.source}; over {distances.size:,} parameters ({distances.parameters})"
+    return about + runs + over_samples

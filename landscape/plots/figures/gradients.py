@@ -33,7 +33,8 @@ def cosine_map(gradients: Gradients, parts: Sequence[str] | None = None, *, poin
     """Draw the cosines between the gradients of parts as a map, and beside it those with the whole gradient.
 
     The gradients of red pairs have similar directions, those of blue pairs opposite ones. The strongest pair determines
-    the scale. The cosine of a part with itself is 1.
+    the scale. The cosine of a part with itself is 1. For few parts, the map has the cosines as numbers, with their
+    errors over samples if these are known.
 
     Args:
         gradients: the result.
@@ -49,6 +50,8 @@ def cosine_map(gradients: Gradients, parts: Sequence[str] | None = None, *, poin
     chosen, k = by_name(gradients, parts), _point(gradients, point)
     between = gradients.between[k][np.ix_(chosen, chosen)]
     whole = gradients.cosine[k][chosen][:, None]
+    of_pairs = _over_samples(gradients, "between", k)[np.ix_(chosen, chosen)]
+    of_whole = _over_samples(gradients, "cosine", k)[chosen][:, None]
     others = np.abs(np.concatenate([between[~np.eye(len(chosen), dtype=bool)], whole.ravel()]))
     limit = max(0.1, math.ceil(10 * np.nanmax(others, initial=0)) / 10)
     norm = Normalize(-limit, limit)
@@ -60,14 +63,14 @@ def cosine_map(gradients: Gradients, parts: Sequence[str] | None = None, *, poin
         room = paper.Room(ratio=1.0, most=min(side, paper.LONGEST_MAP))
         fig = theme.figure(max(4.2, side + 2.6 + size), max(3.2, side + 1.6), room)
         strip, image = fig.subplots(1, 2, sharey=True, width_ratios=[1, max(3, len(chosen))])
-        for ax, values in ((strip, whole), (image, between)):
+        for ax, values, errors in ((strip, whole, of_whole), (image, between, of_pairs)):
             theme.keep_ticks(ax)
             rows, columns = (np.arange(n + 1) - 0.5 for n in values.shape)
             mesh = ax.pcolormesh(columns, rows, values, norm=norm, cmap=colours, rasterized=True)
             ax.grid(visible=False)
             for (i, j), value in np.ndenumerate(values) if few else ():
                 shade = "w" if abs(value) > 0.6 * limit else "k"
-                text = "" if np.isnan(value) else f"{value:.2f}"
+                text = "" if np.isnan(value) else f"{value:.2f}" + _beside(errors[i, j], "\n±")
                 ax.text(j, i, text, ha="center", va="center", fontsize=6.5, color=shade)
         shown = slice(None, None, -(-len(chosen) // MOST_LABELS))
         names = [written.shorten(gradients.parts[p], 24) for p in chosen]
@@ -91,7 +94,8 @@ def cosine_map(gradients: Gradients, parts: Sequence[str] | None = None, *, poin
 def decomposition(gradients: Gradients, parts: Sequence[str] | None = None, *, point: str | None = None) -> Figure:
     """Draw each part's gradient, its projection on the whole gradient and the remainder (the paper's Figure 4).
 
-    A panel is the plane of g and h_p, which contains g_p; each panel has its own scale, equal on both axes.
+    A panel is the plane of g and h_p, which contains g_p; each panel has its own scale, equal on both axes. If errors
+    over samples are known, bars at the tip are those of the two components.
 
     Args:
         gradients: the result; for means over batches, the means of the two components are drawn.
@@ -167,7 +171,7 @@ def gradient_norms(gradients: Gradients, parts: Sequence[str] | None = None, *, 
         share = gradients.n_samples[chosen] / gradients.n_samples.sum()
         shares.axhline(0, color=theme.muted(), linewidth=0.8)
         _marks(shares, x, share, np.zeros(len(x)), np.full(len(x), True), "D", ink(), "share of the samples")
-        contribution, error = gradients.contribution[k][chosen], gradients.contribution_stderr[k][chosen]
+        contribution, error = gradients.contribution[k][chosen], _errors(gradients, "contribution")[k][chosen]
         _marks(shares, x, contribution, error, np.full(len(x), False), "o", colours["norm"], "share of the gradient")
         shares.set_ylabel("share of the whole")
         for ax in (sizes, shares):
@@ -300,15 +304,27 @@ def _about(gradients: Gradients, k: int) -> str:
 def _how(gradients: Gradients) -> str:
     if not gradients.batch_size:
         known = gradients.norm_sampling_stderr is not None
-        return "exact gradients" + ("; bars: one standard error over samples" if known else "")
+        return "exact gradients" + (" ± one standard error over samples" if known else "")
     return f"means over batches of {gradients.batch_size:,}"
 
 
 def _errors(gradients: Gradients, name: str) -> np.ndarray:
     """Return standard errors of a number: over samples if the result has them, else over batches."""
-    over_samples = getattr(gradients, f"{name}_sampling_stderr", None)
+    over_samples = getattr(gradients, f"{name}_sampling_stderr")
     errors: np.ndarray = getattr(gradients, f"{name}_stderr") if over_samples is None else over_samples
     return errors
+
+
+def _over_samples(gradients: Gradients, name: str, k: int) -> np.ndarray:
+    """Return standard errors over samples of a number at a checkpoint; nan if the result does not have them."""
+    found = getattr(gradients, f"{name}_sampling_stderr")
+    errors: np.ndarray = np.full(getattr(gradients, name)[k].shape, np.nan) if found is None else found[k]
+    return errors
+
+
+def _beside(error: float, sign: str = " ± ") -> str:
+    """Return the text for an error that stands behind a number; none for an unknown error and for 0."""
+    return f"{sign}{error:.1g}" if error > 0 else ""
 
 
 def _colours() -> dict[str, str]:
@@ -318,9 +334,13 @@ def _colours() -> dict[str, str]:
 
 def _plane(ax: Axes, gradients: Gradients, k: int, p: int) -> None:
     along, own, size = (float(getattr(gradients, f)[k, p]) for f in ("projected", "specific", "norm"))
+    across, up, of_cosine, of_radius = (
+        float(np.nan_to_num(_over_samples(gradients, name, k)[p]))
+        for name in ("projected", "specific", "cosine", "radius")
+    )
     name = written.shorten(gradients.parts[p], 24)
     ax.set_box_aspect(1)
-    ax.set_title(name, parse_math=False, pad=16)
+    ax.set_title(name, parse_math=False, pad=26 if of_radius else 16)
     numbers: dict[str, Any] = {
         "x": 0.5,
         "y": 1.02,
@@ -334,7 +354,7 @@ def _plane(ax: Axes, gradients: Gradients, k: int, p: int) -> None:
         ax.set_xticks([])
         ax.set_yticks([])
         return
-    half = 0.75 * max(abs(along), own)
+    half = max(0.75 * max(abs(along), own), 0.55 * abs(along) + 1.1 * across, 0.55 * own + 1.1 * up)
     ax.set_xlim(along / 2 - half, along / 2 + half)
     ax.set_ylim(own / 2 - half, own / 2 + half)
     ax.axhline(0, color=theme.muted(), linewidth=0.8, linestyle="--")
@@ -350,11 +370,12 @@ def _plane(ax: Axes, gradients: Gradients, k: int, p: int) -> None:
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_locator(MaxNLocator(3, steps=theme.STEPS))
     ax.tick_params(labelsize=6.5)
+    if across or up:
+        ax.errorbar(along, own, xerr=across, yerr=up, fmt="none", ecolor=colours["norm"], elinewidth=1, capsize=2)
     rho = gradients.radius[k, p]
-    radius = rf", $\rho_p$ = {rho:.2g}" if np.isfinite(rho) else ""
-    error = gradients.cosine_sampling_stderr
-    beside = "" if error is None or np.isnan(error[k, p]) else f" ± {error[k, p]:.1g}"
-    ax.text(s=f"cos = {gradients.cosine[k, p]:.2f}{beside}{radius}", **numbers)
+    radius = [rf"$\rho_p$ = {rho:.2g}{_beside(of_radius)}"] if np.isfinite(rho) else []
+    lines = [f"cos = {gradients.cosine[k, p]:.2f}{_beside(of_cosine)}", *radius]
+    ax.text(s=("\n" if of_radius else ", ").join(lines), **numbers)
 
 
 def _marks(
