@@ -214,7 +214,7 @@ class _Measured:
         given, run, objective = self.given, self.run, self.given.objective
         own = [self._each(point, as_it_is=True) for point in self.at]
         measured = [given.evaluator.means(*found) for found in own]
-        accuracies = [accuracy for _, accuracy, *_ in measured if accuracy is not None]
+        accuracies = [(accuracy, error) for _, accuracy, _, error in measured if accuracy is not None]
         barriers, errors = self._barriers([self._each(point) for point in self.at] if self.moved else own)
         weights, rises = self._of_matrices()
         return Distances(
@@ -226,11 +226,9 @@ class _Measured:
             barrier=barriers[None],
             barrier_stderr=errors[None],
             loss=np.stack([loss for loss, *_ in measured])[None],
-            loss_stderr=np.stack([error for _, _, error, *_ in measured])[None],
-            accuracy=np.stack(accuracies)[None] if accuracies else None,
-            accuracy_stderr=np.stack([_accuracy_stderr(objective, a) for a in accuracies])[None]
-            if accuracies
-            else None,
+            loss_stderr=np.stack([error for _, _, error, _ in measured])[None],
+            accuracy=np.stack([accuracy for accuracy, _ in accuracies])[None] if accuracies else None,
+            accuracy_stderr=np.array([error for _, error in accuracies])[None] if accuracies else None,
             point_epoch=np.array([[epoch for _, epoch in run.points.values()]], dtype=np.float64),
             epoch=np.array([epoch for _, epoch in run.snapshots], dtype=np.float64),
             source=given.source,
@@ -276,16 +274,6 @@ class _Measured:
                 rises.append(_hessian_rises(given.objective, point, name, self.at, given.chosen))
                 self._advance()
         return weights, rises
-
-
-def _accuracy_stderr(objective: Objective, accuracy: np.ndarray) -> np.ndarray:
-    """Return the standard errors of accuracies over samples, (P,); nan where draws have different weights."""
-    errors, draws = np.full(len(accuracy), np.nan), objective.draws
-    for p, members in enumerate(objective.members):
-        chance = 0.0 if draws is None else float(np.nan_to_num(draws.chances[members[0]]))  # with which each was drawn
-        if draws is None or np.ptp(draws.factors[members]) == 0:
-            errors[p] = math.sqrt(1 - chance) * inference.share_stderr(accuracy[p], len(members))
-    return errors
 
 
 def _costs(

@@ -30,6 +30,8 @@ from landscape.objective.points import Point, buffer_layout, origin
 from landscape.results import Points, inference
 from landscape.results.journal import Journal
 
+Measured: TypeAlias = tuple[np.ndarray, np.ndarray | None, np.ndarray, np.ndarray | None]
+"""Losses, accuracies, and the standard errors of both, as `Evaluator.measure` returns them."""
 Where: TypeAlias = slice | np.ndarray
 """Positions of the samples of a batch, in the order of the parts."""
 
@@ -122,7 +124,7 @@ class Evaluator:
 
     def measure(
         self, point: Point, report: Callable[[float], None] | None = None, *, as_it_is: bool = False
-    ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray, np.ndarray | None]:
+    ) -> Measured:
         """Evaluate a point.
 
         Args:
@@ -153,7 +155,7 @@ class Evaluator:
         weighed = left * values
         return torch.stack([values, weighed * values, weighed, left.sqrt() * values], dim=1)
 
-    def _measured(self, sums: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, np.ndarray, np.ndarray | None]:
+    def _measured(self, sums: np.ndarray) -> Measured:
         """Return what `measure` returns, from the sums over the samples of each part, (1 or 2, 4, P)."""
         mean, stderr = sums[0, 0] / self.counts, self._scatter.stderr(sums[0, 1:])
         if len(sums) == 1:
@@ -185,12 +187,12 @@ class Evaluator:
         self._visit(point, see, report, as_it_is)
         return loss.cpu().numpy(), None if is_correct is None else correct.cpu().numpy()
 
-    def means(self, each: np.ndarray, right: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
-        """Return the first three of what `measure` returns, computed from the return value of `each`."""
+    def means(self, each: np.ndarray, right: np.ndarray | None) -> Measured:
+        """Return what `measure` returns, computed from the return value of `each`."""
         values = torch.from_numpy(np.stack([each] if right is None else [each, 1 - right])).to(self._part.device)
         sums = torch.zeros(len(values), 4, len(self.counts), dtype=values.dtype, device=values.device)
         sums.index_add_(2, self._part, self._terms(values, slice(None)))
-        return self._measured(sums.cpu().numpy())[:3]
+        return self._measured(sums.cpu().numpy())
 
     def _visit(
         self,
