@@ -56,6 +56,8 @@ PER_LAYER = tuple(
 
 MOST_LAYERS = 24
 """Layers that are printed as a table."""
+RESOLVED = 0.25
+"""If |g| has a larger relative error over samples, its direction is not known well (docs/uncertainty.md)."""
 
 
 @command(
@@ -128,6 +130,13 @@ def _conclude(console: Console, objective: Objective, found: Gradients, path: Pa
         console.note(f"{left:,} samples are in no part: g, the whole, is that of the {found.n_samples.sum():,} others")
     if np.isnan(found.cosine[last]).any():
         console.note("nan: a part that is fitted exactly, or that no batch has, has no gradient to compare")
+    scatter = None if found.whole_norm_sampling_stderr is None else found.whole_norm_sampling_stderr[last]
+    if scatter is not None and not scatter <= RESOLVED * found.whole_norm[last]:
+        console.note(
+            f"the parts' gradients nearly cancel, or there are few samples: |g| = {found.whole_norm[last]:.3g} ± "
+            f"{scatter:.2g} over samples. Shares of g, components along it and cosines with it are then further off than "
+            "their errors say"
+        )
     _by_layer(console, found, path)
     if last:
         _along(console, found)
