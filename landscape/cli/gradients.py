@@ -134,7 +134,7 @@ def _conclude(console: Console, objective: Objective, found: Gradients, path: Pa
     if scatter is not None and not scatter <= RESOLVED * found.whole_norm[last]:
         console.note(
             f"the parts' gradients nearly cancel, or there are few samples: |g| = {found.whole_norm[last]:.3g} ± "
-            f"{scatter:.2g} over samples. Shares of g, components along it and cosines with it are then further off than "
+            f"{scatter:.2g} over samples. Shares of g, and components and cosines along it, are then further off than "
             "their errors say"
         )
     _by_layer(console, found, path)
