@@ -194,6 +194,30 @@ def fail() -> list[str]:
     return heard
 
 
+def starve() -> list[str]:
+    """Let memory run out in the last process, in an attempt within another; return what each hears."""
+    heard = []
+    for needed in (2, 0):  # samples of the outer attempt that leave memory to the inner one
+        objective = CASES["mlp-tanh"].objective()
+
+        def outer(o: Objective = objective, most: int = needed) -> int:
+            taken = o.batch_size
+
+            def inner() -> int:
+                if is_last() and taken > most:
+                    raise torch.OutOfMemoryError(f"none beside {taken} samples")
+                return o.batch_size
+
+            return memory.halving(inner)
+
+        try:
+            with distributed.together():
+                heard.append(f"{contextvars.copy_context().run(memory.halving, outer)} samples")
+        except Exception as error:  # whatever it is, the test shows it
+            heard.append(f"{type(error).__name__}: {error}")
+    return heard
+
+
 def lose(folder: Path, ending: str) -> None:
     """Compute three parts; a process is slow, hangs or is killed in the second, or in the first dealt to it."""
     objective = CASES["mlp-tanh"].objective()
@@ -226,6 +250,7 @@ def work(folder: Path, ending: str) -> None:
         else:
             if ending == "killed":
                 said += disagree() + fail()
+                (folder / f"starved-{distributed.rank()}").write_text("\n".join(starve()))  # the last one is killed
                 lose(folder, "slow")
             lose(folder, ending)
         said.append("done")
