@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 import landscape as ls
+from landscape.analyses import eigenvectors
 from landscape.analyses.distances import Run
 from landscape.autodiff import dealing, distributed, memory
 from landscape.errors import InputError
@@ -135,6 +136,12 @@ def divided(objective: Objective, folder: Path) -> None:
         ls.spectrum(objective, steps=5, probes=2, trace="probes", trace_tol=0.9, **given, out=folder / "divided.h5")
     with mock.patch.object(memory, "room", return_value=few[1] * entry):
         ls.spectrum(objective, **given, trace="probes", out=folder / "divided-ends.h5")
+    n_vectors = 8 + 2 + -(-2 * objective.layout.size // distributed.world())
+    with (
+        mock.patch.object(memory, "room", return_value=n_vectors * entry),
+        mock.patch.object(eigenvectors, "CACHE_BYTES", 0),
+    ):
+        ls.sensitivity(objective, n=2, draws=1, out=folder / "divided-eigen.h5")
 
 
 def along_training(objective: Objective, folder: Path) -> None:
@@ -194,8 +201,11 @@ def fail() -> list[str]:
     return heard
 
 
-def starve() -> list[str]:
-    """Let memory run out in the last process, in an attempt within another; return what each hears."""
+def starve(folder: Path) -> list[str]:
+    """Let memory run out in the last process, in an attempt within another; return what each hears.
+
+    At last let it have too little for eigenvectors.
+    """
     heard = []
     for needed in (2, 0):  # samples of the outer attempt that leave memory to the inner one
         objective = CASES["mlp-tanh"].objective()
@@ -213,6 +223,11 @@ def starve() -> list[str]:
         try:
             with distributed.together():
                 heard.append(f"{contextvars.copy_context().run(memory.halving, outer)} samples")
+        except Exception as error:  # whatever it is, the test shows it
+            heard.append(f"{type(error).__name__}: {error}")
+    with mock.patch.object(memory, "room", return_value=objective.layout.size * 8 * (12 if is_last() else 100)):
+        try:
+            ls.sensitivity(objective, n=2, draws=1, out=folder / "starved.h5")
         except Exception as error:  # whatever it is, the test shows it
             heard.append(f"{type(error).__name__}: {error}")
     return heard
@@ -250,7 +265,8 @@ def work(folder: Path, ending: str) -> None:
         else:
             if ending == "killed":
                 said += disagree() + fail()
-                (folder / f"starved-{distributed.rank()}").write_text("\n".join(starve()))  # the last one is killed
+                heard = starve(folder)  # in a file of its own, since the last process is killed
+                (folder / f"starved-{distributed.rank()}").write_text("\n".join(heard))
                 lose(folder, "slow")
             lose(folder, ending)
         said.append("done")

@@ -18,6 +18,7 @@ NAMES = (
     "hessian",
     "divided",
     "divided-ends",
+    "divided-eigen",
     "rare",
     "rows",
     "features",
@@ -163,6 +164,9 @@ def test_where_one_process_runs_out_of_memory_within_an_attempt_all_begin_again_
     assert first[0] == last[0] == "2 samples"
     assert first[1].startswith("RankError: another process of this run has no memory for a single sample")
     assert last[1].startswith("OutOfMemoryError: none beside 1 samples")
+    assert first[2] == last[2]
+    assert first[2].startswith("InputError: ")
+    assert "memory_bytes" in first[2]
 
 
 # The rule by which parts are shared or dealt -------------------------------------------------------------------------
