@@ -136,6 +136,15 @@ def divided(objective: Objective, folder: Path) -> None:
         ls.spectrum(objective, steps=5, probes=2, trace="probes", trace_tol=0.9, **given, out=folder / "divided.h5")
     with mock.patch.object(memory, "room", return_value=few[1] * entry):
         ls.spectrum(objective, **given, trace="probes", out=folder / "divided-ends.h5")
+    classes = CASES["mlp-tanh"].objective(partition="class")
+    with mock.patch.object(memory, "room", return_value=few[0] * entry):
+        ls.spectrum(
+            classes, steps=5, probes=2, trace="probes", trace_tol=0.9, **given, out=folder / "divided-classes.h5"
+        )
+    with mock.patch.object(memory, "room", return_value=few[1] * entry):
+        two = (ls.curvature_operator(classes, k, backend="reverse", cache_bytes=0) for k in ("hessian", "ggn"))
+        options = {"density": False, "vectors": 2, "memory_bytes": 1, "trace": "probes"}
+        ls.spectrum(next(two) + 0.5 * next(two), **options, out=folder / "divided-sums.h5")
     n_vectors = 8 + 2 + -(-2 * objective.layout.size // distributed.world())
     with (
         mock.patch.object(memory, "room", return_value=n_vectors * entry),

@@ -245,9 +245,10 @@ def test_room_is_counted_in_vectors_of_the_device_and_of_the_host(monkeypatch):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("partition", ["all", "class"])  # parts of classes are dealt, unless they need all processes
 @pytest.mark.parametrize(("fit", "expected"), [(BESIDE + KEPT, 31 + 30), (BESIDE + KEPT // 2 + 1, 31)])
-def test_an_estimate_counts_the_share_of_a_basis_that_would_be_divided(fit, expected, monkeypatch):
-    objective = CASES["mlp-tanh"].objective(partition="all")
+def test_an_estimate_counts_the_share_of_a_basis_that_would_be_divided(fit, expected, partition, monkeypatch):
+    objective = CASES["mlp-tanh"].objective(partition=partition)
     entry = objective.layout.size * 8
     alone = []
 
@@ -262,6 +263,7 @@ def test_an_estimate_counts_the_share_of_a_basis_that_would_be_divided(fit, expe
     monkeypatch.setattr(distributed, "world", lambda: 1 if alone else 2)
     monkeypatch.setattr(distributed, "apart", apart)  # in which steps are timed
     monkeypatch.setattr(distributed, "of_main", lambda value: value)
+    monkeypatch.setattr(distributed.Team, "least", lambda team, numbers: numbers)
     monkeypatch.setattr(memory, "room", lambda device, limit: fit * entry)
     monkeypatch.setattr(memory, "peak", lambda: 10**6)
     found = ls.estimate(
