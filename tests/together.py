@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 import landscape as ls
+from landscape.analyses import eigenvectors
 from landscape.analyses.distances import Run
 from landscape.autodiff import dealing, distributed, memory
 from landscape.errors import InputError
@@ -41,7 +42,9 @@ def results(folder: Path, *, few: bool = False) -> None:
     whole, classes = objective(), objective(partition="class")
     ls.spectrum(whole, **short, vectors=2, trace="probes", trace_tol=0.9, out=folder / "hessian.h5")
     ls.spectrum(objective(partition=ONE), **short, out=folder / "rare.h5")
-    ls.spectrum(whole, operator="ggn", method="rows", ggn_tol=0, out=folder / "rows.h5")
+    # private: rows are exchanged two at a time
+    with mock.patch.object(distributed, "_AT_ONCE", 2 * whole.layout.size):
+        ls.spectrum(whole, operator="ggn", method="rows", ggn_tol=0, out=folder / "rows.h5")
     divided(whole, folder)
     ls.features(classes, out=folder / "features.h5")
     ls.gradients(classes, sampling_errors=True, out=folder / "gradients.h5")
@@ -137,6 +140,21 @@ def divided(objective: Objective, folder: Path) -> None:
         ls.spectrum(objective, steps=5, probes=2, trace="probes", trace_tol=0.9, **given, out=folder / "divided.h5")
     with mock.patch.object(memory, "room", return_value=few[1] * entry):
         ls.spectrum(objective, **given, trace="probes", out=folder / "divided-ends.h5")
+    classes = CASES["mlp-tanh"].objective(partition="class")
+    with mock.patch.object(memory, "room", return_value=few[0] * entry):
+        ls.spectrum(
+            classes, steps=5, probes=2, trace="probes", trace_tol=0.9, **given, out=folder / "divided-classes.h5"
+        )
+    with mock.patch.object(memory, "room", return_value=few[1] * entry):
+        two = (ls.curvature_operator(classes, k, backend="reverse", cache_bytes=0) for k in ("hessian", "ggn"))
+        options = {"density": False, "vectors": 2, "memory_bytes": 1, "trace": "probes"}
+        ls.spectrum(next(two) + 0.5 * next(two), **options, out=folder / "divided-sums.h5")
+    n_vectors = 8 + 2 + -(-2 * objective.layout.size // distributed.world())
+    with (
+        mock.patch.object(memory, "room", return_value=n_vectors * entry),
+        mock.patch.object(eigenvectors, "CACHE_BYTES", 0),
+    ):
+        ls.sensitivity(objective, n=2, draws=1, out=folder / "divided-eigen.h5")
 
 
 def along_training(objective: Objective, folder: Path) -> None:
@@ -196,6 +214,38 @@ def fail() -> list[str]:
     return heard
 
 
+def starve(folder: Path) -> list[str]:
+    """Let memory run out in the last process, in an attempt within another; return what each hears.
+
+    At last let it have too little for eigenvectors.
+    """
+    heard = []
+    for needed in (2, 0):  # samples of the outer attempt that leave memory to the inner one
+        objective = CASES["mlp-tanh"].objective()
+
+        def outer(o: Objective = objective, most: int = needed) -> int:
+            taken = o.batch_size
+
+            def inner() -> int:
+                if is_last() and taken > most:
+                    raise torch.OutOfMemoryError(f"none beside {taken} samples")
+                return o.batch_size
+
+            return memory.halving(inner)
+
+        try:
+            with distributed.together():
+                heard.append(f"{contextvars.copy_context().run(memory.halving, outer)} samples")
+        except Exception as error:  # whatever it is, the test shows it
+            heard.append(f"{type(error).__name__}: {error}")
+    with mock.patch.object(memory, "room", return_value=objective.layout.size * 8 * (12 if is_last() else 100)):
+        try:
+            ls.sensitivity(objective, n=2, draws=1, out=folder / "starved.h5")
+        except Exception as error:  # whatever it is, the test shows it
+            heard.append(f"{type(error).__name__}: {error}")
+    return heard
+
+
 def lose(folder: Path, ending: str) -> None:
     """Compute three parts; a process is slow, hangs or is killed in the second, or in the first dealt to it."""
     objective = CASES["mlp-tanh"].objective()
@@ -228,6 +278,8 @@ def work(folder: Path, ending: str) -> None:
         else:
             if ending == "killed":
                 said += disagree() + fail()
+                heard = starve(folder)  # in a file of its own, since the last process is killed
+                (folder / f"starved-{distributed.rank()}").write_text("\n".join(heard))
                 lose(folder, "slow")
             lose(folder, ending)
         said.append("done")

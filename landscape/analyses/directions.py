@@ -264,6 +264,8 @@ def eigen(
 ) -> Directions:
     """Return unit eigenvectors of the Hessian's largest eigenvalues.
 
+    With several processes, every one must call this: they share the work.
+
     Args:
         objective: of the network.
         parts: names of parts, or of groups that `Objective.alone` knows. One name gives the first n eigenvectors of its

@@ -1,4 +1,8 @@
-"""The largest eigenvalues of a part's Hessian and their eigenvectors, used as directions, and their cost."""
+"""The largest eigenvalues of a part's Hessian and their eigenvectors, used as directions, and their cost.
+
+All processes of a run compute them together: each takes some of the samples, they agree on what fits into the memory of
+each, and all have the same vectors at the end.
+"""
 
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -6,9 +10,9 @@ from functools import cache
 import numpy as np
 from torch import Tensor
 
-from landscape.autodiff import costs, memory
+from landscape.autodiff import costs, distributed, memory
 from landscape.autodiff.costs import sizes, warming
-from landscape.curvature import pairs
+from landscape.curvature import pairs, places
 from landscape.curvature.algebra import Operator
 from landscape.curvature.lanczos import probe
 from landscape.curvature.operators import CACHE_BYTES, curvature_operator
@@ -47,8 +51,12 @@ def work(
     small = pilot.few(objective, counts)
     operator = cache(lambda: _hessian(small, memory_bytes))
     entry = objective.layout.size * objective.dtype.itemsize
-    room = Room(memory.room(objective.device, memory_bytes) // entry)
-    kept, is_basis = pairs.n_kept(room, objective.layout.size, objective.dtype, n, _MOST * steps)
+    with distributed.together():
+        team = distributed.team()
+    on_device, on_host = team.least(np.array(places.free(objective.device, memory_bytes)) // entry)
+    room = Room(int(on_device), int(on_host), team)
+    kept, place, is_basis = pairs.n_kept(room, objective.layout.size, objective.dtype, n, _MOST * steps)
+    kept = 0 if place.on_host else place.team.largest(steps + 1 if is_basis else kept)
 
     def prepare(n: int) -> Callable[[], object]:
         own = operator()[str(counts.index(n))]
@@ -63,9 +71,8 @@ def work(
         samples=samples,
         batch=batch,
         halve=halve,
-        divided=False,
     )
-    return costs.Known(works=(products,), keeps=(steps + 1 if is_basis else kept) * entry)
+    return costs.Known(works=(products,), keeps=(kept if place.is_whole else kept + n) * entry)
 
 
 def _hessian(objective: Objective, memory_bytes: int | None) -> Operator:
@@ -79,6 +86,8 @@ def eigenpairs(
 ) -> tuple[Tensor, np.ndarray, np.ndarray]:
     """Return the largest eigenvalues of a part's Hessian with their eigenvectors.
 
+    With several processes, every one must call this: they share the work.
+
     Args:
         objective: of the network.
         part: a part, or a group that `Objective.alone` knows.
@@ -86,21 +95,30 @@ def eigenpairs(
         seed: of the Lanczos starting vector, which also determines the signs.
         steps: Lanczos steps before the first convergence test.
         memory_bytes: bytes that this process may use in all, of the GPU's memory if it computes on one; None means
-            four fifths of the free memory. If a Lanczos basis does not fit, a restarted run needs fewer vectors.
+            four fifths of the free memory. If a Lanczos basis does not fit, processes divide it, or a restarted run
+            needs fewer vectors.
 
     Returns:
-        Unit vectors (n, D); Ritz values (n,), descending; residuals (n,): each Ritz value has an eigenvalue within its
-        residual.
+        Unit vectors (n, D), the same in all processes; Ritz values (n,), descending; residuals (n,): each Ritz value
+        has an eigenvalue within its residual.
 
     Raises:
-        InputError: no such part, its Hessian has fewer distinct eigenvalues, or too few vectors fit into memory.
+        InputError: no such part, its Hessian has fewer distinct eigenvalues, or too few vectors fit into memory; on
+            all processes, also if one of them has too little.
         NumericalError: a product is not finite, or the loss has no second derivative.
     """
-    operator = _hessian(objective.alone(part), memory_bytes)
-    z = probe(operator.size, seed=seed, number=0, stream="eigen").to(operator.device, operator.dtype)
-    values, residuals, vectors = pairs.largest(
-        operator, z, n, tol=_TOL, steps=steps, max_steps=_MOST * steps, memory_bytes=memory_bytes
-    )
+    distributed.refuse_disagreement({**objective.source, "of": part, "n": n, "seed": seed, "steps": steps})
+    alone = objective.alone(part)
+    with distributed.together():
+        values, residuals, vectors = memory.halving(lambda: _pairs(alone, n, seed, steps, memory_bytes))
     if len(values) < n:
         raise InputError(f"the Hessian of {part} has fewer than {n} distinct eigenvalues: choose another {arg('of')}")
     return vectors, values, residuals
+
+
+def _pairs(
+    objective: Objective, n: int, seed: int, steps: int, memory_bytes: int | None
+) -> tuple[np.ndarray, np.ndarray, Tensor]:
+    operator = _hessian(objective, memory_bytes).shared()
+    z = probe(operator.size, seed=seed, number=0, stream="eigen").to(operator.device, operator.dtype)
+    return pairs.largest(operator, z, n, tol=_TOL, steps=steps, max_steps=_MOST * steps, memory_bytes=memory_bytes)

@@ -3,11 +3,12 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from enum import IntEnum
 from typing import Any, Literal, TypeAlias, get_args
 
 from landscape.analyses import samples as of_samples
 from landscape.analyses.samples import METHODS, Method
-from landscape.curvature import extremes, traces
+from landscape.curvature import extremes, probing, traces
 from landscape.curvature.algebra import Operator
 from landscape.curvature.kinds import KINDS, Kind
 from landscape.curvature.lanczos import DISTRIBUTIONS, Distribution
@@ -25,6 +26,14 @@ STEPS, PROBES = 80, 4
 """Defaults for the density."""
 SHORT = 12
 """Steps of each run if no density is wanted, but the run for both ends does not fit into memory."""
+
+
+class Way(IntEnum):
+    """How the vectors of a part are kept; the larger, the better."""
+
+    NONE = 0  # too few fit
+    RESTARTS = 1  # those of a restarted run, see curvature/bounded.py
+    BASIS = 2  # a Lanczos basis
 
 
 MOST = 100_000
@@ -124,6 +133,13 @@ class Options:
         """
         longest = 3 * (self.max_steps or extremes.MOST) // 2
         return None if self.has_density else room.place(longest + DEFLATED, self.vectors + 12)
+
+    def way(self, room: Room, size: int) -> Way:
+        """Say how the vectors of a part with matrices of this size are kept, given how many fit into memory."""
+        plan = self.plan(room)
+        if self.place_of_ends(room) is not None or probing.keeps_basis(plan, size):
+            return Way.BASIS
+        return Way.RESTARTS if probing.can_restart(plan, size) else Way.NONE
 
     @property
     def residual(self) -> float:

@@ -24,7 +24,7 @@ import numpy as np
 from torch import Tensor
 
 from landscape.analyses import directions, eigenvectors
-from landscape.autodiff import costs, distributed
+from landscape.autodiff import costs
 from landscape.callables import checked
 from landscape.curvature.lanczos import probe
 from landscape.errors import InputError, arg
@@ -75,7 +75,8 @@ def sensitivity(
         draws: number of random directions for comparison.
         seed: of the Lanczos starting vector, which determines the eigenvectors' signs, and of the random directions.
         memory_bytes: bytes that this process may use in all, of the GPU's memory if it computes on one; None means
-            four fifths of the free memory. If a Lanczos basis does not fit, a restarted run needs fewer vectors.
+            four fifths of the free memory. If a Lanczos basis does not fit, processes divide it, or a restarted run
+            needs fewer vectors.
         out: result file to write; finished work is kept beside it until it is complete, and a repeated call with the
             same options continues from it.
         overwrite: replace an existing result file.
@@ -115,9 +116,6 @@ def _run(
     vectors, values, residuals = eigenvectors.eigenpairs(
         objective, options.of, options.n, seed=options.seed, memory_bytes=memory_bytes
     )
-    if journal is not None:  # processes divide the steps, and find the vectors in the way that each has memory for
-        vectors, values, residuals = distributed.of_main((vectors.cpu(), values, residuals))
-        vectors = vectors.to(objective.device)
     evaluator = Evaluator(objective, batch_norm="keep")
     centre = evaluator.each(evaluator.centre)
     names = [f"eigenvector {k + 1}" for k in range(options.n)]

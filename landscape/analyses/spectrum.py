@@ -212,7 +212,8 @@ def _computed(
             finished(found)
         return found
 
-    return job.finish(jobs.run(matrices.parts, compute, journal, progress, costs=job.costs))
+    found = jobs.run(matrices.parts, compute, journal, progress, costs=job.costs, too_large=job.too_large)
+    return job.finish(found)
 
 
 def _stored(

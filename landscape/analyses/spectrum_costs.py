@@ -12,10 +12,12 @@ from torch import Tensor
 from landscape.analyses import accuracy, pooled
 from landscape.analyses import samples as of_samples
 from landscape.analyses.options import Options, Trace, all_rows, sample_by_sample, trace_of, way_of_trace
+from landscape.analyses.room import is_ample, needs_all, rows_beside
+from landscape.analyses.run_costs import Runs, runs_of
 from landscape.autodiff import distributed, memory
-from landscape.autodiff.costs import Known, Work, sizes, warming
+from landscape.autodiff.costs import Work, sizes, warming
 from landscape.autodiff.distributed import ALONE, Team
-from landscape.curvature import bounded, extremes, places, probing, rows, traces
+from landscape.curvature import extremes, places, probing, rows, traces
 from landscape.curvature.algebra import Operator
 from landscape.curvature.forms import forms_along
 from landscape.curvature.kinds import Kind
@@ -41,52 +43,6 @@ class _Rows:
     lengths: Lengths
     guess: Tensor | None  # of the eigenvector of lambda_max
     error: float | None  # of lambda_max over samples, as a fraction of it
-
-
-@dataclass(frozen=True)
-class _Runs:
-    """The Lanczos runs of one part."""
-
-    products: int
-    steps: int  # of one run
-    kept: int  # vectors that this process keeps on the device, counted in whole vectors
-
-
-def _runs(
-    own: Operator,
-    options: Options,
-    room: Room,
-    of_ends: Callable[[], int],
-    restarted: Callable[[probing.Plan, Place], int],
-) -> _Runs:
-    """Return the runs that `spectrum` would make for a part.
-
-    Args:
-        own: operator of the part.
-        options: of the spectrum.
-        room: for vectors.
-        of_ends: returns the number of products of a run for both ends.
-        restarted: returns that of a restarted run.
-
-    Returns:
-        The runs.
-
-    Raises:
-        InputError: too few vectors fit into memory.
-    """
-    place = options.place_of_ends(room)
-    if place is not None:
-        products = of_ends()
-        number = 2 * products  # a basis that grows is copied
-        return _Runs(products, products, 0 if place.on_host else place.team.largest(number))
-    plan = options.plan(room)
-    block, place = probing.at_a_time(own, plan)
-    products = plan.steps * plan.probes
-    number = block * (plan.steps + 1) + min(2, plan.probes) * min(probing.DEFLATED, plan.steps // 2)
-    if not block:
-        number = bounded.n_restarted(probing.capacity(own, plan, place))
-        products += restarted(plan, place)
-    return _Runs(products, plan.steps, 0 if place.on_host else place.team.largest(number))
 
 
 class SpectrumCosts:
@@ -116,9 +72,13 @@ class SpectrumCosts:
         """
         self.objective, self.kind, self.options, self.overlap = objective, kind, options, overlap
         self.cache_bytes, self.memory_bytes = cache_bytes, memory_bytes
-        self.row_bytes = of_samples.row_bytes(objective.device, cache_bytes, memory_bytes)
         world, in_order = distributed.world(), sorted(map(len, objective.members), reverse=True)
-        self.team = Team(0, world) if jobs.n_shared(in_order, world) else ALONE  # of the largest part
+        self.all_processes, self.is_shared = Team(0, world), jobs.n_shared(in_order, world) > 0  # the largest part
+        of_rows = of_samples.row_bytes(objective.device, cache_bytes, memory_bytes)
+        own = np.array([*places.free(objective.device, memory_bytes), of_rows])
+        with distributed.together():
+            least = distributed.team().least(own)
+        self.lack, self.row_bytes = (own - least)[:2], int(least[2])  # bytes that another process has less
         self.all = pilot.mean_count(objective), max(map(len, objective.members))
         self.samples, self.most = (min(n, options.samples or n) for n in self.all)
         self.pieces = len(objective.partition)
@@ -131,7 +91,6 @@ class SpectrumCosts:
         self.by_samples = sample_by_sample(self.small, kind, options)
         self.complete = all_rows(self.small, kind, options)
         self.vector = objective.layout.size * objective.dtype.itemsize  # bytes of one
-        self.row = self.team.largest(objective.layout.size) * objective.dtype.itemsize  # bytes that are kept of one
         self.drawn = [n for n in map(len, objective.members) if accuracy.WORTH * n > accuracy.PILOT]
         self.begun = self.after_rows = memory.peak()
 
@@ -189,7 +148,7 @@ class SpectrumCosts:
             timed = (self.rows(len(self.counts) - 1).number or 0) * self.vector
             needed.append(self.after_rows + max(0, 2 * (rows - timed)) + later)  # some rows are copied
         if not self._by_rows:
-            of_products = self._kept_by_products - self._timed.keeps
+            of_products = self._kept_by_products(self.team) - self._timed.keeps
             needed.append(self._after_product + rows + later + self._lanczos.kept * self.vector + of_products)
         return max(0, max(needed) - memory.peak())
 
@@ -229,25 +188,52 @@ class SpectrumCosts:
         """The operator of the largest part whose products are timed."""
         return self.operator()[self._part(self.counts[-1])]
 
-    @property
-    def _keepable(self) -> float:
-        """Bytes that the products of the largest part would keep without a limit, if those of the timed part do."""
-        n = self.team.largest(self.most)
-        return self._timed.keeps * n / self.counts[-1]
+    @cached_property
+    def team(self) -> Team:
+        """The processes that compute the largest part together."""
+        if self.is_shared:
+            return self.all_processes
+        if self.all_processes.size == 1 or self.options.method == "rows":
+            return ALONE
+        size, row_bytes = self.objective.layout.size, self.row_bytes * self.by_samples
+        rows = rows_beside(self.options, row_bytes, self.vector, self.most, complete=self.complete)
+        if self.memory_bytes is None:
+            free = np.array(places.free(self.objective.device, None)) - self.lack
+            if is_ample(self.options, size, self.vector, free, self.cache_bytes + rows):
+                return ALONE
+
+        def beside(team: Team) -> int:
+            return self._kept_by_products(team) + rows // team.size
+
+        share = needs_all(self.options, size, self.vector, self._free, beside, self.all_processes)
+        return self.all_processes if share else ALONE
 
     @property
-    def _kept_by_products(self) -> int:
-        return min(self.cache_bytes, int(self._keepable))
+    def row(self) -> int:
+        """Bytes that this process keeps of a row."""
+        return self.team.largest(self.objective.layout.size) * self.objective.dtype.itemsize
+
+    @property
+    def _free(self) -> np.ndarray:
+        """Bytes for vectors on the device and on the host."""
+        _ = self._after_product  # it shows how much memory a product needs for a moment
+        return np.array(places.free(self.objective.device, self.memory_bytes)) - self.lack
+
+    def _keepable(self, team: Team) -> float:
+        """Bytes that the products of the largest part would keep without a limit, if those of the timed part do."""
+        return self._timed.keeps * team.largest(self.most) / self.counts[-1]
+
+    def _kept_by_products(self, team: Team) -> int:
+        return min(self.cache_bytes, int(self._keepable(team)))
 
     @cached_property
-    def _lanczos(self) -> _Runs:
+    def _lanczos(self) -> Runs:
         """The Lanczos runs of a part."""
-        own = replace(self._timed, cached=self._timed.cached and self._keepable <= self.cache_bytes)
-        _ = self._after_product  # it shows how much memory a product needs for a moment
-        on_device, on_host = places.free(own.device, self.memory_bytes)
-        on_device -= self._kept_by_products + self._n_rows * self.row
+        own = replace(self._timed, cached=self._timed.cached and self._keepable(self.team) <= self.cache_bytes)
+        on_device, on_host = (int(n) for n in self._free)
+        on_device -= self._kept_by_products(self.team) + self._n_rows * self.row
         room = Room(on_device // self.vector, on_host // self.vector, self.team)
-        return _runs(own, self.options, room, self._of_ends, self._restarted)
+        return runs_of(own, self.options, room, self._of_ends, self._restarted)
 
     @cached_property
     def _after_product(self) -> int:
@@ -438,32 +424,3 @@ class SpectrumCosts:
             batch=self.objective.batch_size,
             halve=halve,
         )
-
-
-def costs_of_matrices(operator: Operator, options: Options, memory_bytes: int | None) -> Known:
-    """Return the cost of the spectra of any matrices, which is that of their products.
-
-    Args:
-        operator: of the matrices.
-        options: of the spectrum.
-        memory_bytes: of this process; None for most of what is free.
-
-    Returns:
-        The plan; if runs stop by themselves, it states the largest cost.
-
-    Raises:
-        InputError: too few vectors fit into memory.
-    """
-    own = operator[operator.parts[0]]
-    most, room = options.max_steps or extremes.MOST, Room.beside(own, memory_bytes)
-    runs = _runs(own, options, room, lambda: most, lambda plan, place: plan.max_steps or 4 * plan.steps)
-    v = probe(operator.size, seed=0, number=0).to(operator.device, operator.dtype)[None, None]
-    work = Work(
-        what=f"products with the {operator.name}",
-        prepare=lambda n: lambda: own.matvec(v),
-        times=runs.products,
-        pieces=len(operator.parts),
-        halve=arg("steps", options.n_steps // 2),
-    )
-    keeps = runs.kept * operator.size * operator.dtype.itemsize
-    return Known(works=(work,), keeps=keeps, disk=16 * options.vectors * operator.size * len(operator.parts))

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from landscape.analyses import overlap as overlaps
@@ -22,7 +21,9 @@ from landscape.analyses import samples as of_samples
 from landscape.analyses.accuracy import draws_of
 from landscape.analyses.options import Options, Trace, all_rows, sample_by_sample, trace_of, way_of_trace
 from landscape.analyses.pooled import row_products, to_keep
-from landscape.analyses.spectrum_costs import SpectrumCosts, costs_of_matrices
+from landscape.analyses.room import RoomOnce, is_ample, rows_beside, too_large, trial_of
+from landscape.analyses.run_costs import costs_of_matrices
+from landscape.analyses.spectrum_costs import SpectrumCosts
 from landscape.autodiff import distributed, memory
 from landscape.autodiff.costs import Plan
 from landscape.curvature import extremes, kept, places, probing, rows, traces
@@ -51,6 +52,10 @@ class Job(ABC):
     @abstractmethod
     def compute(self, name: str, report: Report, work: Path | None) -> Spectrum:
         """Return the spectrum of a part; its products are kept in the file `work`, if there is one."""
+
+    @abstractmethod
+    def too_large(self, names: Sequence[str]) -> list[str]:
+        """Return the parts that need the memory of all processes; for `jobs.run`."""
 
     @abstractmethod
     def finish(self, found: Spectrum) -> Spectrum:
@@ -151,7 +156,7 @@ class _ObjectiveJob(Job):
         self.used = self.drawn.objective
         self.costs = [float(len(own)) for own in self.used.members]
         self.about, self.identity = provenance(objective, asdict(options)), subject.identity
-        self.room = _RoomOnce(subject.memory_bytes)
+        self.room = RoomOnce(subject.memory_bytes)
         self.lengths: dict[int, rows.Lengths] = {}  # of the rows of the parts that were computed here
         self.own_way = cache(self._own_way)
 
@@ -215,11 +220,26 @@ class _ObjectiveJob(Job):
         return own + sum(known.kept.vectors.nbytes for known in self.lengths.values() if known.kept is not None)
 
     def _trial(self, own: Operator, part: int) -> Operator:
-        """Return the operator of the largest part, if its products need more memory for a moment than a part's own."""
-        members = self.used.members
-        largest = max(range(len(members)), key=lambda p: len(members[p]))
-        enough = min(self.used.batch_size, len(members[largest]))
-        return own if own.team.size > 1 or len(members[part]) >= enough else self.operator.restrict([largest])
+        """Return the operator of a larger part, if its products need more memory for a moment than a part's own."""
+        sizes = [len(members) for members in self.used.members]
+        trial = trial_of(sizes, self.used.batch_size)
+        return own if own.team.size > 1 or sizes[part] >= sizes[trial] else self.operator.restrict([trial])
+
+    def too_large(self, names: Sequence[str]) -> list[str]:
+        options, used, entry = self.options, self.used, self.used.layout.size * self.used.dtype.itemsize
+        if options.method == "rows":
+            return []
+        row_bytes, complete = self.row_bytes * self.by_samples, all_rows(used, self.kind, options)
+
+        def rows_of(name: str) -> int:
+            n = len(used.members[self.objective.part(name)])
+            return rows_beside(options, row_bytes, entry, n, complete=complete)
+
+        if self.subject.memory_bytes is None:  # else only a product shows how much is left
+            free = distributed.team().least(np.array(places.free(used.device, None)))
+            if is_ample(options, used.layout.size, entry, free, self.subject.cache_bytes + max(map(rows_of, names))):
+                return []
+        return too_large(names, self.operator, options, self.room, rows_of)
 
     def _per_sample(self, objective: Objective, part: int) -> of_samples.Samples:
         later = to_keep(self.used, self.row_bytes // 2) if self.options.sampling_errors else None
@@ -323,7 +343,7 @@ class _OperatorJob(Job):
         operator, options = subject.operator, subject.options
         self.operator, self.options, self.identity = operator, options, subject.identity
         self.objective = operator.objective
-        self.room = _RoomOnce(subject.memory_bytes)
+        self.room = RoomOnce(subject.memory_bytes)
         self.costs = None if self.objective is None else [float(len(own)) for own in self.objective.members]
         if self.objective is None:
             self.about = about_run(asdict(options), operator.device, operator.dtype) | dict(subject.source or {})
@@ -340,6 +360,9 @@ class _OperatorJob(Job):
         found = _by_products(own, self.options, known, self.room(own), report)
         facts = _unknown() if self.objective is None else _facts(self.objective, name)
         return Spectrum(**found.fields, **facts, provenance=self.about | found.notes)
+
+    def too_large(self, names: Sequence[str]) -> list[str]:
+        return too_large(names, self.operator, self.options, self.room)
 
     def finish(self, found: Spectrum) -> Spectrum:
         return found
@@ -397,36 +420,3 @@ def _by_products(
     )
     fields = summaries.of_ends(ends, own, options, trace, per_sample)
     return _Found(fields, ends.vectors[0], {} if place.note is None else {"basis": place.note})
-
-
-class _RoomOnce:
-    """Says how many vectors fit into the memory of each process of a team, as it was when it was first asked.
-
-    Later the basis of another part may lie there, whose place is free again when it is needed.
-    """
-
-    def __init__(self, memory_bytes: int | None) -> None:
-        self.memory_bytes = memory_bytes
-        self.known: np.ndarray | None = None  # bytes on the device and on the host, as of `places.free`
-
-    def __call__(self, operator: Operator, rows: int = 0, trial: Operator | None = None) -> Room:
-        """Return the room beside an operator.
-
-        Args:
-            operator: of one part.
-            rows: bytes of the rows that are kept beside it.
-            trial: the operator of which one product shows how much memory products need for a moment; None means
-                this one.
-
-        Returns:
-            The room, for the operator's team.
-        """
-        if not operator.team.all(self.known is not None):  # memory may have run out in one process only
-            if self.memory_bytes is not None:
-                of = trial or operator
-                of.matvec(torch.ones(1, 1, of.size, dtype=of.dtype, device=of.device))
-            on_device, on_host = places.free(operator.device, self.memory_bytes)
-            self.known = np.array([on_device + rows, on_host])
-        own = np.asarray(self.known) - [operator.keeps + rows, 0]
-        on_device, on_host = (int(n) // (operator.size * operator.dtype.itemsize) for n in operator.team.least(own))
-        return Room(on_device, on_host, operator.team)

@@ -252,23 +252,28 @@ class Team:
         """
         if self.size == 1:
             return rows
-        numbers = self._lengths(rows)
-        columns = [replace(self, rank=rank).share(rows.shape[1]) for rank in range(self.size)]
-        widths = [own.stop - own.start for own in columns]
-        sent = rows.new_empty(rows.numel(), device=_carrier(rows))
-        for own, piece in zip(columns, torch.split(sent, [len(rows) * width for width in widths]), strict=True):
-            piece.view(len(rows), own.stop - own.start).copy_(rows[:, own])
-        found = sent.new_empty(sum(numbers) * widths[self.rank])
-        self._meet("by_columns", torch.empty(()).expand(sum(numbers) * rows.shape[1]))
-        with others_may_be_lost():
-            dist.all_to_all_single(
-                found,
-                sent,
-                [n * widths[self.rank] for n in numbers],
-                [len(rows) * width for width in widths],
-                group=group(),
-            )
-        return found.view(sum(numbers), widths[self.rank]).to(rows.device)
+        numbers, size = self._lengths(rows), rows.shape[1]
+        columns = [replace(self, rank=rank).share(size) for rank in range(self.size)]
+        width = columns[self.rank].stop - columns[self.rank].start
+        found = rows.new_empty((sum(numbers), width), device=_carrier(rows))
+        # Some rows at a time: what is sent of all rows would be new memory, which takes longer than to send it.
+        most = min(max(1, _AT_ONCE // size), max(numbers))
+        sent, received = found.new_empty(most * size), found.new_empty(most * width * self.size)
+        self._meet("by_columns", torch.empty(()).expand(sum(numbers) * size))
+        of_ranks = torch.split(found, numbers)
+        of_ranks[self.rank].copy_(rows[:, columns[self.rank]])
+        for begin in range(0, max(numbers), max(1, most)):
+            own = rows[begin : begin + most]
+            away = [own[: len(own) * (rank != self.rank), some] for rank, some in enumerate(columns)]
+            here = [theirs[begin : begin + most * (rank != self.rank)] for rank, theirs in enumerate(of_ranks)]
+            given, taken = ([piece.numel() for piece in pieces] for pieces in (away, here))
+            for piece, buffer in zip(away, torch.split(sent[: sum(given)], given), strict=True):
+                buffer.view(piece.shape).copy_(piece)
+            with others_may_be_lost():
+                dist.all_to_all_single(received[: sum(taken)], sent[: sum(given)], taken, given, group=group())
+            for piece, buffer in zip(here, torch.split(received[: sum(taken)], taken), strict=True):
+                piece.copy_(buffer.view(piece.shape))
+        return found.to(rows.device)
 
     def _lengths(self, rows: Tensor) -> list[int]:
         """Return the number of rows of each process."""
@@ -350,6 +355,7 @@ class ScarceElsewhereError(MemoryError):
 
 ALONE = Team()
 _STEPS = ("total", "gathered", "by_columns", "agreed", "least", "finished", "scarce")
+_AT_ONCE = 2**22  # numbers that are exchanged at a time
 _FEW = 61  # numbers that are summed at once, with what comes next
 _groups: dict[timedelta, Any] = {}  # of all ranks, by how long they wait for each other
 

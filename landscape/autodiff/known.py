@@ -1,6 +1,6 @@
 """Facts about the code of a network that hold for all weights, mainly traced graphs."""
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 
@@ -31,3 +31,9 @@ class Known:
             of: as for `get`. They are stored too, so that no other object can get the same identity.
         """
         self._values[key, *map(id, of)] = of, value
+
+    def once(self, key: Hashable, of: tuple[object, ...], test: Callable[[], object]) -> None:
+        """Make a test that raises an error if it fails, unless it has passed before; arguments as for `get`."""
+        if self.get(key, of) is None:
+            test()
+            self.put(key, True, of)

@@ -58,6 +58,7 @@ def is_apart(device: torch.device) -> bool:
 _most: ContextVar[int] = ContextVar("most", default=sys.maxsize)  # samples that fit, as far as is known
 _fewest: ContextVar[int] = ContextVar("fewest", default=sys.maxsize)  # samples at a time of the present run
 _taken: ContextVar[int] = ContextVar("taken", default=0)  # samples at a time of the present attempt
+_within: ContextVar[bool] = ContextVar("within", default=False)  # an attempt
 
 
 class AtATime:
@@ -86,6 +87,9 @@ def halving(compute: Callable[[], T]) -> T:
     Processes that work together all do this, if memory runs out in one of them; so they always take the same number of
     samples at a time.
 
+    Within an attempt it only computes: the outer one begins again, which may hold the memory that is missing, and knows
+    how many samples it has taken. If both began again, processes would give up at different places.
+
     Args:
         compute: a function; its result must depend on the batch size only by rounding.
 
@@ -95,10 +99,13 @@ def halving(compute: Callable[[], T]) -> T:
     Raises:
         RankError: another process of the team has no memory for a single sample.
     """
+    if _within.get():
+        return compute()
     team = distributed.team()
     _most.set(_least(team, _most.get()))
     while True:
         _taken.set(0)
+        token = _within.set(True)
         try:
             found = compute()
             team.finished()
@@ -116,6 +123,8 @@ def halving(compute: Callable[[], T]) -> T:
             left = _least(team, -(-_taken.get() // 2) if _taken.get() > 1 else 0)
             if not left:
                 raise
+        finally:
+            _within.reset(token)
         # Not within the handler, because the error keeps the tensors of the failed attempt.
         _most.set(left)
         if torch.cuda.is_available():

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -86,11 +87,11 @@ class Room:
             limit: bytes that this process may use on the operator's device; None for most of the free memory.
 
         Returns:
-            The numbers, for a process that computes products alone.
+            The numbers, for the operator's team: the least of its processes.
         """
-        on_device, on_host = free(operator.device, limit)
-        entry = operator.size * operator.dtype.itemsize
-        return cls((on_device - operator.keeps) // entry, on_host // entry)
+        bytes_left = np.array(free(operator.device, limit)) - [operator.keeps, 0]
+        found = operator.team.least(bytes_left // (operator.size * operator.dtype.itemsize))
+        return cls(int(found[0]), int(found[1]), operator.team)
 
     @property
     def places(self) -> Iterator[Place]:

@@ -224,12 +224,37 @@ def at_a_time(operator: "Operator", plan: Plan) -> tuple[int, Place]:
     if plan.room is None:
         return wanted, WHOLE
     for place in plan.room.places:
-        spare = plan.room.fits(place, plan.vectors + _BESIDE) - 2 * DEFLATED - plan.probes  # what is kept of a run
-        block = min(wanted, spare // min(plan.longest, operator.size + 1))
+        block = min(wanted, _bases(plan, plan.room, place, operator.size))
         if block > 0:
             log.info("the Lanczos basis is kept %s", place.note or "whole on the device")
             return block, place
     return 0, plan.room.largest
+
+
+def _bases(plan: Plan, room: Room, place: Place, size: int) -> int:
+    """Return how many runs can keep their basis at a place; less than 1 for none."""
+    spare = room.fits(place, plan.vectors + _BESIDE) - 2 * DEFLATED - plan.probes  # what is kept of a run
+    return spare // min(plan.longest, size + 1)
+
+
+def keeps_basis(plan: Plan, size: int) -> bool:
+    """Say whether the basis of a run fits into memory.
+
+    Args:
+        plan: the settings.
+        size: D.
+
+    Returns:
+        Whether it fits at one of the places.
+    """
+    room = plan.room
+    return room is None or any(_bases(plan, room, place, size) > 0 for place in room.places)
+
+
+def can_restart(plan: Plan, size: int) -> bool:
+    """Say whether the vectors of a restarted run fit into memory; arguments as for `keeps_basis`."""
+    room = plan.room or Room(0)
+    return room.fits(room.largest, bounded.BESIDE) >= _wanted(plan, size) + bounded.LEAST
 
 
 def capacity(operator: "Operator", plan: Plan, place: Place) -> int:
@@ -246,7 +271,7 @@ def capacity(operator: "Operator", plan: Plan, place: Place) -> int:
     Raises:
         InputError: they are too few for a restarted run.
     """
-    room, least = plan.room or Room(0), _wanted(operator, plan) + bounded.LEAST
+    room, least = plan.room or Room(0), _wanted(plan, operator.size) + bounded.LEAST
     found = room.fits(place, bounded.BESIDE)
     if found < least:
         needed = bounded.BESIDE + (0 if place.on_host else place.team.largest(least))
@@ -255,8 +280,8 @@ def capacity(operator: "Operator", plan: Plan, place: Place) -> int:
     return found
 
 
-def _wanted(operator: "Operator", plan: Plan) -> int:
-    return min(max(plan.vectors, 3), operator.size - 3)
+def _wanted(plan: Plan, size: int) -> int:
+    return min(max(plan.vectors, 3), size - 3)
 
 
 def deflated(operator: "Operator", plan: Plan, place: Place, report: Callable[[int], None]) -> bounded.Split:
@@ -276,7 +301,7 @@ def deflated(operator: "Operator", plan: Plan, place: Place, report: Callable[[i
     """
     fit, start = capacity(operator, plan, place), _drawn(operator, plan, 0, "restart")
     most = plan.max_steps or 4 * plan.steps
-    return bounded.split(operator, start, _wanted(operator, plan), fit, plan.tol or 1e-3, most, report, place)
+    return bounded.split(operator, start, _wanted(plan, operator.size), fit, plan.tol or 1e-3, most, report, place)
 
 
 def _without_basis(
@@ -318,7 +343,7 @@ def _without_basis(
         best=best,
         values=split.pairs.values,  # the runs may have copies of others
         residuals=split.pairs.residuals,
-        extremes=place.whole(split.pairs.vectors[: _wanted(operator, plan)], operator.device),
+        extremes=place.whole(split.pairs.vectors[: _wanted(plan, operator.size)], operator.device),
         trace_samples=np.array(samples),
         trace=(float(np.mean(samples)), max(error, _rounding(operator, [(s, norm2) for _, _, norm2, s in runs]))),
         basis=f"not kept: {len(split.pairs.values)} eigenvectors by restarts with {split.capacity} vectors; others are "

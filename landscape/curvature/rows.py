@@ -199,22 +199,29 @@ def refusal(objective: Objective, factors: Factors) -> str | None:
     if isinstance(objective.samples, Records) and objective.samples.ragged:
         return "batches are collated one by one, and may differ in shape"
     batch = objective.example(0)
+    key = objective.layout.names, objective.dtype, objective.device, trees.shape(batch[0])
+    once = objective.known.once  # for a network's code: its weights make no difference
     with differentiable_attention(), objective.trainable():
         try:
-            if trees.size(batch) >= 3:
-                per_sample.check(objective.model, partial(_losses, objective, *some_of(batch, _CHECKED)))
+            if trees.size(batch) >= 3:  # draws differ from the samples of which they are only in factors of losses
+                losses = partial(_losses, objective, *some_of(batch, _CHECKED))
+                once(("sums", key), (objective.undrawn.loss,), partial(per_sample.check, objective.model, losses))
             few = some_of(batch, 4)
             refuse_zero(objective, factors, objective.logits(objective.theta, few[0]), few[1])
-            inputs, targets = trees.one(batch, 0)
-            run = recorded(objective, factors, inputs, targets)
-            factors.split(objective, run.values.detach(), targets)
-            for _ in run.squares(torch.ones_like(run.values)):
-                pass
+            once(("rows", key), (objective.loss, factors), partial(_try, objective, factors, trees.one(batch, 0)))
         except (LandscapeError, RuntimeError) as error:
             if is_of_memory(error):  # which does not concern the rows
                 raise
             return (str(error).splitlines() or [type(error).__name__])[0]
     return None
+
+
+def _try(objective: Objective, factors: Factors, one: tuple[Tree, Tree]) -> None:
+    """Take the steps that rows need with one sample."""
+    run = recorded(objective, factors, *one)
+    factors.split(objective, run.values.detach(), one[1])
+    for _ in run.squares(torch.ones_like(run.values)):
+        pass
 
 
 def lengths(

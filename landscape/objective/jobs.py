@@ -7,14 +7,14 @@ If an analysis states the costs of its units, the largest may be shared: all ran
 some of the samples. A unit that R ranks share is assumed to need 1 / (0.8 R) of its own time, because ranks wait for
 each other at every sum. Units are sorted by their costs; the k largest are shared and the others dealt, the largest
 first, with the k for which all units are done soonest. So a single large part is always shared, and many parts of
-similar size are dealt.
+similar size are dealt. Units that need the memory of all ranks are shared in any case.
 
 If memory runs out, a unit is computed again with half as many samples at a time; a shared one by all ranks, if memory
 runs out in one of them. The `batch_size` in the provenance is then the smaller number.
 """
 
 import heapq
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -95,6 +95,7 @@ def run(
     progress: Progress | None = None,
     *,
     costs: Sequence[float] | None = None,
+    too_large: Callable[[Sequence[str]], Collection[str]] | None = None,
 ) -> R:
     """Compute the units that are not finished and join them all.
 
@@ -109,6 +110,8 @@ def run(
         progress: called before each unit and at the end. With several ranks it counts the units that all have finished.
         costs: of the units, in any unit of measure; None if they cannot be shared. `compute` of a unit that can be
             shared asks `distributed.team` for its samples, and its sums are those of all ranks.
+        too_large: returns which of some units only all ranks together have the memory for; called by all of them
+            together, if some unit would be dealt, and returns the same on all. None means that there are none.
 
     Returns:
         One result with the parts of all units, in the order of `units`; on every rank the same.
@@ -124,7 +127,7 @@ def run(
     if journal is None:
         return _run_alone(units, compute, progress)
 
-    missing, n_shared = _in_order(units, journal, costs)
+    missing, n_shared = _in_order(units, journal, costs, too_large)
 
     def found(unit: str) -> R:
         report = _reporter(progress, sum(map(journal.has, units)), len(units), unit)
@@ -163,16 +166,41 @@ def _marked(compute: Callable[[str, Callable[[float], None]], R]) -> Callable[[s
     return marked
 
 
-def _in_order(units: Sequence[str], journal: Journal, costs: Sequence[float] | None) -> tuple[list[str], int]:
+def _in_order(
+    units: Sequence[str],
+    journal: Journal,
+    costs: Sequence[float] | None,
+    too_large: Callable[[Sequence[str]], Collection[str]] | None,
+) -> tuple[list[str], int]:
     """Return the unfinished units, the same on all ranks, and the number of the first ones that are shared."""
     finished = journal.done()
     with distributed.together():  # a file may be seen by one rank before the others
         is_missing = distributed.team().agreed(np.array([unit not in finished for unit in units]))
-    missing = [i for i, missed in enumerate(is_missing) if missed]
+    missing = [unit for unit, missed in zip(units, is_missing, strict=True) if missed]
     if costs is None or distributed.world() == 1:
-        return [units[i] for i in missing], 0
-    missing.sort(key=lambda i: -costs[i])
-    return [units[i] for i in missing], n_shared([costs[i] for i in missing], distributed.world())
+        return missing, 0
+    of_missing = {unit: cost for unit, cost in zip(units, costs, strict=True) if unit in missing}
+    order, n = shared_first(of_missing, (), distributed.world())
+    if n == len(order) or too_large is None:
+        return order, n
+    with distributed.together():
+        large = memory.halving(partial(too_large, missing))
+    return shared_first(of_missing, large, distributed.world())
+
+
+def shared_first(costs: Mapping[str, float], large: Collection[str], ranks: int) -> tuple[list[str], int]:
+    """Return units in the order in which they are computed, and the number of the first ones that are shared.
+
+    Args:
+        costs: of the units, by their names.
+        large: units that are shared in any case.
+        ranks: number of ranks.
+
+    Returns:
+        The names, and the number; see `n_shared`.
+    """
+    order = sorted(costs, key=lambda unit: (unit not in large, -costs[unit]))
+    return order, len(large) + n_shared([costs[unit] for unit in order[len(large) :]], ranks)
 
 
 def n_shared(costs: Sequence[float], ranks: int) -> int:

@@ -18,6 +18,9 @@ NAMES = (
     "hessian",
     "divided",
     "divided-ends",
+    "divided-classes",
+    "divided-sums",
+    "divided-eigen",
     "rare",
     "rows",
     "features",
@@ -88,7 +91,7 @@ def test_several_processes_give_the_numbers_of_one(runs, world, name):
 @pytest.mark.parametrize(("world", "size"), [("alone", 1), ("all", 2), ("few", 4)])
 def test_a_basis_that_no_process_has_room_for_is_divided(runs, world, size):
     expected = f"divided among {size} processes" if size > 1 else None
-    for name in ("divided", "divided-ends"):
+    for name in ("divided", "divided-ends", "divided-classes", "divided-sums"):  # parts of classes would be dealt
         assert ls.load(runs[world] / f"{name}.h5").provenance.get("basis") == expected
 
 
@@ -158,6 +161,17 @@ def test_a_processs_own_fault_is_not_said_to_be_anothers_and_other_steps_than_th
     assert step.startswith("RankError: the processes do not take the same step: this one is at 'total' with 2 numbers")
 
 
+@pytest.mark.slow
+def test_where_one_process_runs_out_of_memory_within_an_attempt_all_begin_again_or_all_end(runs):
+    first, last = ((runs["killed"] / f"starved-{rank}").read_text().splitlines() for rank in range(2))
+    assert first[0] == last[0] == "2 samples"
+    assert first[1].startswith("RankError: another process of this run has no memory for a single sample")
+    assert last[1].startswith("OutOfMemoryError: none beside 1 samples")
+    assert first[2] == last[2]
+    assert first[2].startswith("InputError: ")
+    assert "memory_bytes" in first[2]
+
+
 # The rule by which parts are shared or dealt -------------------------------------------------------------------------
 
 
@@ -175,6 +189,15 @@ def test_a_processs_own_fault_is_not_said_to_be_anothers_and_other_steps_than_th
 )
 def test_the_largest_parts_are_shared_where_all_are_done_sooner(costs, ranks, expected):
     assert jobs.n_shared(costs, ranks) == expected
+
+
+def test_parts_that_need_the_memory_of_all_are_shared_first():
+    costs = {"a": 5, "b": 9, "c": 9, "d": 5}
+    assert jobs.shared_first(costs, (), 2) == (["b", "c", "a", "d"], 0)  # 14, less than 9 / 1.6 + 10
+    assert jobs.shared_first(costs, ["c"], 2) == (["c", "b", "a", "d"], 1)
+    assert jobs.shared_first(costs, ["d"], 2) == (["d", "b", "c", "a"], 1)
+    assert jobs.shared_first(costs, list(costs), 2)[1] == 4
+    assert jobs.shared_first({"a": 5}, ["a"], 2) == (["a"], 1)
 
 
 def test_shares_are_all_and_differ_by_one_at_most():

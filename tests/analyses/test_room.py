@@ -1,19 +1,28 @@
 """The memory that a spectrum may use: for rows, for what products keep, and for the basis."""
 
+import inspect
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 from refusals import refused
 
 import landscape as ls
 from landscape.analyses import samples, spectrum_parts
+from landscape.analyses.options import Options
+from landscape.analyses.room import RoomOnce, is_ample, needs_all, trial_of
 from landscape.autodiff import memory
+from landscape.autodiff.distributed import Team
 from landscape.curvature.matrices import matrix
 from landscape.errors import InputError
 from tests.cases import CASES
 
 ENTRY = 8  # bytes of a number
+DEFAULTS = {
+    name: parameter.default for name, parameter in inspect.signature(ls.spectrum).parameters.items()
+    if name in Options.__dataclass_fields__
+}  # fmt: skip
 
 
 def objective(**options):
@@ -28,9 +37,8 @@ def with_room_for(monkeypatch, vectors, *, of=sum):
 
 
 def test_each_part_has_the_room_that_its_own_products_and_rows_leave(monkeypatch):
-    # private: the room for vectors is in no result
     monkeypatch.setattr(memory, "room", lambda device, limit: 1000 * 5 * ENTRY)
-    room = spectrum_parts._RoomOnce(None)
+    room = RoomOnce(None)
     tail, head = (replace(matrix(torch.eye(5, dtype=torch.float64)), keeps=n * 5 * ENTRY) for n in (10, 300))
     assert room(tail, 100 * 5 * ENTRY).on_device == 990  # measured beside these rows
     assert room(tail).on_device == 1090
@@ -38,17 +46,16 @@ def test_each_part_has_the_room_that_its_own_products_and_rows_leave(monkeypatch
 
 
 def test_a_part_smaller_than_a_batch_does_not_show_what_products_need(monkeypatch):
-    # private: which product is tried first is in no result
     tried = []
 
-    class Seen(spectrum_parts._RoomOnce):
+    class Seen(RoomOnce):
         def __call__(self, operator, rows=0, trial=None):
             tried.append(trial.parts[0])
             return super().__call__(operator, rows, trial)
 
-    monkeypatch.setattr(spectrum_parts, "_RoomOnce", Seen)
+    monkeypatch.setattr(spectrum_parts, "RoomOnce", Seen)
     ls.spectrum(objective(), steps=3, probes=1, backend="reverse")  # 9, 5 and 1 samples in batches of 4
-    assert tried == ["0", "1", "0"]
+    assert tried == ["0", "1", "1"]
 
 
 def test_rows_are_as_many_as_fit_into_memory(monkeypatch, caplog):
@@ -75,3 +82,37 @@ def test_rows_of_a_part_are_three_times_in_memory_at_most(monkeypatch):
     entry = with_room_for(monkeypatch, 3 * 7 + 2)
     assert samples.row_bytes(torch.device("cpu"), 10**9, None) // entry == 7
     assert samples.row_bytes(torch.device("cpu"), 5 * entry, None) == 5 * entry
+
+
+@pytest.mark.parametrize(
+    ("given", "fit", "beside", "expected"),
+    [
+        ({}, 12 + 96, 0, False),  # a run for both ends, alone
+        ({}, 12 + 95, 0, True),
+        ({}, 12 + 48, 0, True),
+        ({}, 12 + 47, 0, False),  # a restarted run, alone or together
+        ({"steps": 30, "probes": 2}, 14 + 48 + 2 + 31, 0, False),
+        ({"steps": 30, "probes": 2}, 14 + 48 + 2 + 30, 0, True),
+        ({"steps": 30, "probes": 2}, 14 + 41 + 4, 8, True),  # of which each process needs half together
+        ({"steps": 30, "probes": 2}, 14 + 40 + 4, 8, False),
+        ({"steps": 30, "probes": 2}, 8 + 3 + 8, 0, False),
+        ({"steps": 30, "probes": 2}, 8 + 3 + 7, 0, True),  # alone not even restarts
+        ({"steps": 30, "probes": 2}, 8 + 5, 0, False),  # nor together
+    ],
+)
+def test_a_part_is_shared_where_one_process_has_too_little_memory_for_its_vectors(given, fit, beside, expected):
+    options, entry = Options(**DEFAULTS | given), 4 * 1000
+    free = np.array([fit * entry, 0])
+
+    def bytes_beside(team):
+        return beside * entry // team.size
+
+    assert needs_all(options, 1000, entry, free, bytes_beside, Team(0, 2)) == expected
+    if not beside and expected:
+        assert not is_ample(options, 1000, entry, free, 0)
+
+
+def test_the_trial_is_the_smallest_part_that_fills_a_batch():
+    assert trial_of([9, 5, 1], 4) == 1
+    assert trial_of([9, 5, 1], 8) == 0
+    assert trial_of([2, 3, 1], 8) == 1

@@ -2,6 +2,8 @@
 
 import weakref
 
+import pytest
+
 from landscape.autodiff.known import Known
 
 
@@ -24,3 +26,19 @@ def test_no_new_object_can_take_the_identity_of_one_that_is_stored():
     alive = weakref.ref(thing)
     del thing
     assert alive() is not None
+
+
+def test_a_test_is_made_until_it_passes():
+    known, thing, made = Known(), Thing(), []
+
+    def fail():
+        made.append("failed")
+        raise KeyError
+
+    for _ in range(2):
+        with pytest.raises(KeyError):
+            known.once("a", (thing,), fail)
+    for _ in range(2):
+        known.once("a", (thing,), lambda: made.append("passed"))
+    known.once("a", (Thing(),), lambda: made.append("of another"))
+    assert made == ["failed", "failed", "passed", "of another"]

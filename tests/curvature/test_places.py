@@ -4,6 +4,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ import torch
 import landscape as ls
 from landscape.autodiff import distributed, memory
 from landscape.autodiff.distributed import ALONE, Team
-from landscape.curvature import extremes, places, probing, restarted, rows
+from landscape.curvature import extremes, pairs, places, probing, restarted, rows
 from landscape.curvature.lanczos import lanczos, probe
 from landscape.curvature.matrices import matrix
 from landscape.curvature.places import WHOLE, Place, Room
@@ -99,13 +100,13 @@ def test_divided_restarts_find_the_pairs_of_whole_ones():
     found = in_threads(
         3, lambda team: restarted.largest(lambda v: A @ v, start, **options, team=team, place=Place(team))
     )
-    assert {pairs.products for pairs in found} == {whole.products}
-    for pairs in found:
-        np.testing.assert_allclose(pairs.values[:3], whole.values[:3], rtol=1e-12)
-    vectors = torch.cat([pairs.vectors[:3] for pairs in found], dim=1)
+    assert {one.products for one in found} == {whole.products}
+    for one in found:
+        np.testing.assert_allclose(one.values[:3], whole.values[:3], rtol=1e-12)
+    vectors = torch.cat([one.vectors[:3] for one in found], dim=1)
     torch.testing.assert_close(vectors, whole.vectors[:3], rtol=0, atol=1e-6)
     off = A @ vectors.T - vectors.T * torch.tensor(found[0].values[:3])
-    off -= torch.outer(torch.cat([pairs.next for pairs in found]), torch.tensor(found[0].remainder[:3]))
+    off -= torch.outer(torch.cat([one.next for one in found]), torch.tensor(found[0].remainder[:3]))
     assert off.abs().max() < 1e-11
 
 
@@ -178,6 +179,41 @@ def test_the_ends_of_a_divided_run_are_those_of_a_whole_one():
         same_vectors(found.vectors[:2], whole.vectors[:2])
 
 
+@pytest.mark.parametrize(
+    ("fit", "capacity"),
+    [
+        (8 + 2 + 120, None),  # of 60 steps, twice where the basis grows; and two vectors that are found
+        (8 + 2 + 60, None),
+        (8 + 2 + 59, 2 * 59),
+        (8 + 2 + 5, 2 * 5),
+    ],
+)
+def test_eigenvectors_are_those_of_a_process_alone_where_another_has_less_memory(fit, capacity, monkeypatch):
+    operator, start = matrix(symmetric()), probe(SIZE, seed=0, number=0).double()
+    options = {"tol": 1e-6, "steps": 10, "max_steps": 60}
+    values, _, vectors = pairs.largest(operator, start, 2, **options)
+    mine, places_of = threading.local(), []
+    ways = {"lanczos": pairs.lanczos, "restarted": pairs.restarted.largest}
+
+    def way(name, *args, **given):
+        places_of.append((given["place"].team.size, given.get("capacity")))
+        return ways[name](*args, **given)
+
+    monkeypatch.setattr(memory, "room", lambda device, limit: (1000 if mine.rank else fit) * 8 * SIZE)
+    monkeypatch.setattr(pairs, "lanczos", partial(way, "lanczos"))
+    monkeypatch.setattr(pairs.restarted, "largest", partial(way, "restarted"))
+
+    def work(team):
+        mine.rank = team.rank
+        return pairs.largest(replace(operator, team=team), start, 2, **options)
+
+    for found, _, own in in_threads(2, work):
+        np.testing.assert_allclose(found, values, rtol=1e-10)
+        torch.testing.assert_close(own, vectors, rtol=0, atol=1e-5)
+    most = None if capacity is None else min(capacity, 48 + 2)
+    assert places_of == [(2 if fit < 130 else 1, most)] * 2
+
+
 def test_a_device_that_is_too_small_leaves_the_basis_to_the_host(monkeypatch):
     A = symmetric()
     operator = matrix(A)
@@ -209,9 +245,10 @@ def test_room_is_counted_in_vectors_of_the_device_and_of_the_host(monkeypatch):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("partition", ["all", "class"])  # parts of classes are dealt, unless they need all processes
 @pytest.mark.parametrize(("fit", "expected"), [(BESIDE + KEPT, 31 + 30), (BESIDE + KEPT // 2 + 1, 31)])
-def test_an_estimate_counts_the_share_of_a_basis_that_would_be_divided(fit, expected, monkeypatch):
-    objective = CASES["mlp-tanh"].objective(partition="all")
+def test_an_estimate_counts_the_share_of_a_basis_that_would_be_divided(fit, expected, partition, monkeypatch):
+    objective = CASES["mlp-tanh"].objective(partition=partition)
     entry = objective.layout.size * 8
     alone = []
 
@@ -226,6 +263,7 @@ def test_an_estimate_counts_the_share_of_a_basis_that_would_be_divided(fit, expe
     monkeypatch.setattr(distributed, "world", lambda: 1 if alone else 2)
     monkeypatch.setattr(distributed, "apart", apart)  # in which steps are timed
     monkeypatch.setattr(distributed, "of_main", lambda value: value)
+    monkeypatch.setattr(distributed.Team, "least", lambda team, numbers: numbers)
     monkeypatch.setattr(memory, "room", lambda device, limit: fit * entry)
     monkeypatch.setattr(memory, "peak", lambda: 10**6)
     found = ls.estimate(

@@ -1,6 +1,7 @@
 """One traced graph for all weights of a network: the numbers are those of a fresh trace, bit for bit."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,10 +10,12 @@ from exact import dense
 from torch import nn
 
 from landscape.autodiff import piecewise
-from landscape.curvature import products, traces
+from landscape.curvature import products, rows, traces
 from landscape.curvature.kinds import KINDS
 from landscape.curvature.operators import curvature_operator
+from landscape.errors import NumericalError
 from landscape.networks.copies import alike
+from landscape.objective.draws import draw_samples
 
 
 @pytest.fixture
@@ -154,3 +157,32 @@ def test_whether_a_network_is_piecewise_linear_is_found_once(monkeypatch):
         assert len(words) == 1
         assert (words == {None}) is (name == "residual-relu")
     assert len(seen) == 2
+
+
+def test_whether_there_are_rows_is_found_once_for_a_loss_and_shapes_of_inputs(monkeypatch):
+    checked, tried = [], []
+    check, record = rows.per_sample.check, rows.recorded
+    monkeypatch.setattr(rows.per_sample, "check", lambda *given: checked.append(1) or check(*given))
+    monkeypatch.setattr(rows, "recorded", lambda *given: tried.append(1) or record(*given))
+    objective, factors = CASES["residual-relu"].objective(), KINDS["ggn"].factors
+    others = objective, objective.alone("0"), objective.at(elsewhere(objective.model))
+    assert [rows.refusal(o, factors) for o in others] == [None] * 3
+    assert (len(checked), len(tried)) == (1, 1)
+    assert rows.refusal(draw_samples(objective, 4), factors) is None
+    assert (len(checked), len(tried)) == (1, 2)  # the losses of draws have factors
+    assert rows.refusal(objective, KINDS["empirical-fisher"].factors) is None
+    assert (len(checked), len(tried)) == (1, 3)
+    other = replace(objective, loss=lambda z, targets: 2 * objective.loss(z, targets))
+    assert rows.refusal(other, factors) is None
+    assert (len(checked), len(tried)) == (2, 4)
+
+
+def test_a_reason_against_rows_is_found_again(monkeypatch):
+    def fail(*given):
+        raise NumericalError("another gradient")
+
+    objective = CASES["residual-relu"].objective()
+    with monkeypatch.context() as patched:
+        patched.setattr(rows.per_sample, "check", fail)
+        assert [rows.refusal(objective, KINDS["ggn"].factors) for _ in range(2)] == ["another gradient"] * 2
+    assert rows.refusal(objective, KINDS["ggn"].factors) is None

@@ -159,3 +159,23 @@ def test_no_memory_for_one_sample_in_another_process_is_an_error_too(monkeypatch
     with pytest.raises(RankError):
         contextvars.copy_context().run(memory.halving, lambda: taken.append(hungry.batch_size))
     assert taken == [8, 4]
+
+
+@pytest.mark.parametrize("where", ["within", "after"])
+def test_an_attempt_within_another_does_not_end_it_early(where):
+    hungry, taken = objective(100), []
+
+    def outer():
+        taken.append(hungry.batch_size)
+
+        def inner():
+            if where == "within" and taken[-1] > 2:
+                raise torch.OutOfMemoryError(f"none for {hungry.batch_size} samples beside {taken[-1]}")
+
+        memory.halving(inner)
+        if taken[-1] > 2:
+            raise torch.OutOfMemoryError
+        return taken[-1]
+
+    assert contextvars.copy_context().run(memory.halving, outer) == 2
+    assert taken == [8, 4, 2]

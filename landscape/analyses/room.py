@@ -1,0 +1,164 @@
+"""The room for vectors beside each part of a spectrum, and the parts whose vectors only all processes together keep.
+
+A part that is dealt to one process has its vectors there. If a Lanczos basis does not fit, the part takes up to four
+times as many products and loses vectors (curvature/bounded.py), or cannot be computed at all. If all processes compute
+the part together, they divide the vectors; so a part is shared if that is enough, whatever the times say.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+import torch
+
+from landscape.analyses import samples as of_samples
+from landscape.analyses.options import Options, Way
+from landscape.analyses.pooled import MOST_ROWS
+from landscape.autodiff import distributed
+from landscape.autodiff.distributed import ALONE, Team
+from landscape.curvature import places
+from landscape.curvature.algebra import Operator
+from landscape.curvature.places import Room
+
+
+class RoomOnce:
+    """Says how many vectors fit into the memory of each process of a team, as it was when it was first asked.
+
+    Later the basis of another part may lie there, whose place is free again when it is needed.
+    """
+
+    def __init__(self, memory_bytes: int | None) -> None:
+        """Measure nothing yet; `memory_bytes` is as for `spectrum`."""
+        self.memory_bytes = memory_bytes
+        self.known: np.ndarray | None = None  # bytes on the device and on the host, as of `places.free`
+
+    def __call__(self, operator: Operator, rows: int = 0, trial: Operator | None = None) -> Room:
+        """Return the room beside an operator.
+
+        Args:
+            operator: of one part.
+            rows: bytes of the rows that are kept beside it.
+            trial: the operator of which one product shows how much memory products need for a moment; None means
+                this one.
+
+        Returns:
+            The room, for the operator's team.
+        """
+        if not operator.team.all(self.known is not None):  # memory may have run out in one process only
+            self.known = None
+        own = self.bytes(trial or operator, rows) - [operator.keeps + rows, 0]
+        return room_of(operator.team.least(own), operator.size * operator.dtype.itemsize, operator.team)
+
+    def bytes(self, trial: Operator, rows: int = 0) -> np.ndarray:
+        """Return the free memory on the device and on the host; arguments as for a call, the trial is required."""
+        if self.known is None:
+            if self.memory_bytes is not None:
+                trial.matvec(torch.ones(1, 1, trial.size, dtype=trial.dtype, device=trial.device))
+            on_device, on_host = places.free(trial.device, self.memory_bytes)
+            self.known = np.array([on_device + rows, on_host])
+        return self.known
+
+
+def room_of(free: np.ndarray, entry: int, team: Team) -> Room:
+    """Return how many vectors of `entry` bytes fit into the free bytes on the device and on the host, (2,)."""
+    on_device, on_host = (int(n) // entry for n in free)
+    return Room(on_device, on_host, team)
+
+
+def trial_of(sizes: Sequence[int], batch_size: int) -> int:
+    """Return the position of the smallest part whose products need as much memory for a moment as those of any part.
+
+    Args:
+        sizes: numbers of samples of the parts.
+        batch_size: samples at a time.
+    """
+    enough = min(batch_size, max(sizes))
+    return min((p for p, n in enumerate(sizes) if n >= enough), key=lambda p: sizes[p])
+
+
+def rows_beside(options: Options, row_bytes: int, entry: int, n: int, *, complete: bool) -> int:
+    """Return a bound on the memory of the rows of single samples that are kept beside the vectors of a part.
+
+    Args:
+        options: of the spectrum.
+        row_bytes: memory for rows, see `samples.row_bytes`; 0 without rows.
+        entry: bytes of one row.
+        n: number of samples.
+        complete: whether all rows are measured, which makes vectors needless unless there are too many.
+
+    Returns:
+        Bytes.
+    """
+    later = min(row_bytes // 2, MOST_ROWS * entry) if options.sampling_errors else 0
+    if complete:
+        return later + (row_bytes if options.method == "lanczos" else 0)
+    return later + min(row_bytes, max(of_samples.DIRECTION_ROWS, n) * entry)
+
+
+def is_ample(options: Options, size: int, entry: int, free: np.ndarray, beside: int) -> bool:
+    """Say whether one process certainly keeps the basis of a part.
+
+    Args:
+        options: of the spectrum.
+        size: D.
+        entry: bytes of one vector.
+        free: bytes on the device and on the host.
+        beside: the most bytes that are needed on the device beside the basis.
+
+    Returns:
+        Whether it does.
+    """
+    return options.way(room_of(free - [beside, 0], entry, ALONE), size) is Way.BASIS
+
+
+def needs_all(
+    options: Options, size: int, entry: int, free: np.ndarray, beside: Callable[[Team], int], team: Team
+) -> bool:
+    """Say whether all processes must compute a part together, because one alone has too little room for its vectors.
+
+    Args:
+        options: of the spectrum.
+        size: D.
+        entry: bytes of one vector.
+        free: bytes on the device and on the host, the least of all processes.
+        beside: returns the bytes that each process of a team needs on the device beside the part's vectors.
+        team: all processes.
+
+    Returns:
+        Whether these can keep a basis, or at least the vectors of a restarted run, and one alone cannot.
+    """
+    alone, together = (options.way(room_of(free - [beside(of), 0], entry, of), size) for of in (ALONE, team))
+    return together > alone
+
+
+def too_large(
+    names: Sequence[str],
+    operator: Operator,
+    options: Options,
+    room: RoomOnce,
+    rows: Callable[[str], int] = lambda name: 0,
+) -> list[str]:
+    """Return the parts that all processes must compute together; all call this, as a team.
+
+    Args:
+        names: of the parts in question.
+        operator: of all parts of an objective.
+        options: of the spectrum.
+        room: measures the room before the first part.
+        rows: returns a bound on the bytes of the rows beside the vectors of a part.
+
+    Returns:
+        Some of the names, the same in all processes; see `needs_all`.
+    """
+    team, entry, objective = distributed.team(), operator.size * operator.dtype.itemsize, operator.objective
+    if objective is None:
+        return []
+    trial = operator.restrict([trial_of([len(own) for own in objective.members], objective.batch_size)])
+    free = team.least(room.bytes(trial))
+
+    def beside(name: str, of: Team) -> int:
+        own = operator[name]
+        return (own.shared() if of.size > 1 else own).keeps + rows(name) // of.size
+
+    found = [needs_all(options, operator.size, entry, free, partial(beside, name), team) for name in names]
+    return [name for name, large in zip(names, team.agreed(np.array(found)), strict=True) if large]
