@@ -387,11 +387,12 @@ def _along(found: Samples, some: np.ndarray, *, top: Tensor, folds: bool) -> tup
     """Return curvatures of some samples, (n,), along the top direction and, with `folds`, those of the other folds."""
     weights, kept = found.lengths.weights, found.kept
     owners, pieces = [some], [(found.members[some], top)]
-    for members, combination in kept.gram.folds(weights) if folds and kept is not None else ():
-        own = np.zeros(len(weights), dtype=bool)
-        own[members] = some[members]
-        owners.append(own)
-        pieces.append((found.members[own], kept.direction(combination)))
+    if folds and kept is not None:
+        for members, combination in kept.gram.folds(weights):
+            own = np.zeros(len(weights), dtype=bool)
+            own[members] = some[members]
+            owners.append(own)
+            pieces.append((found.members[own], kept.direction(combination)))
     curvature, crossfit = (np.full(len(weights), np.nan) for _ in range(2))
     computed = forms_along(found.objective, found.kind, pieces)
     for into, own, values in zip([curvature, *[crossfit] * len(pieces[1:])], owners, computed, strict=True):

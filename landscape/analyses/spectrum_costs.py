@@ -217,7 +217,8 @@ class SpectrumCosts:
     def _free(self) -> np.ndarray:
         """Bytes for vectors on the device and on the host."""
         _ = self._after_product  # it shows how much memory a product needs for a moment
-        return np.array(places.free(self.objective.device, self.memory_bytes)) - self.lack
+        free: np.ndarray = np.array(places.free(self.objective.device, self.memory_bytes)) - self.lack
+        return free
 
     def _keepable(self, team: Team) -> float:
         """Bytes that the products of the largest part would keep without a limit, if those of the timed part do."""

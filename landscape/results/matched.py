@@ -172,8 +172,9 @@ def _stand_for(copies: np.ndarray, uncertainty: np.ndarray, n: int, mean: float)
     b, most = 0.0, 50 / widest if widest > 0 else 0.0
     if widest > 0 and np.isfinite(wanted):
         b = brentq(off, -most, most) if off(-most) < 0 < off(most) else np.copysign(most, -off(0.0))
-    least[more] += left * shares(b)
-    return least
+    found: np.ndarray = least.copy()
+    found[more] += left * shares(b)
+    return found
 
 
 def _of_draw(together: Pool, copies: np.ndarray, p: int, names: Sequence[str]) -> np.ndarray:

@@ -70,7 +70,7 @@ def cosine_map(gradients: Gradients, parts: Sequence[str] | None = None, *, poin
             ax.grid(visible=False)
             for (i, j), value in np.ndenumerate(values) if few else ():
                 shade = "w" if abs(value) > 0.6 * limit else "k"
-                text = "" if np.isnan(value) else f"{value:.2f}" + _beside(errors[i, j], "\n±")
+                text = "" if np.isnan(value) else f"{value:.2f}" + _beside(float(errors[i, j]), "\n±")
                 ax.text(j, i, text, ha="center", va="center", fontsize=6.5, color=shade)
         shown = slice(None, None, -(-len(chosen) // MOST_LABELS))
         names = [written.shorten(gradients.parts[p], 24) for p in chosen]
