@@ -117,10 +117,10 @@ def test_each_sample_of_the_pool_is_drawn_as_often_as_its_part_has_samples():
 
 
 def test_p_values_of_lambda_max_are_uniform_and_a_true_ratio_is_found():
-    """Sizes far apart, rows of one population: 200 repetitions of 99 draws; scaled rows of the smaller part."""
+    """Sizes far apart, rows of one population: 120 repetitions of 99 draws; scaled rows of the smaller part."""
     rng = np.random.default_rng(4)
     p, found, stated = {name: [] for name in matched.NUMBERS}, 0, []
-    for seed in range(200):
+    for seed in range(120):
         small, large = 5, (5, 20, 100)[seed % 3]
         parts = rows(rng, small), rows(rng, large)
         for one in matched.against_largest(of_rows(*parts), repetitions=99, trials=0, seed=seed):
@@ -218,13 +218,13 @@ def test_the_error_of_a_draw_is_added_to_the_pools_numbers():
 
 def test_the_power_of_draws_is_that_which_is_had():
     rng, stated, found = np.random.default_rng(9), [], 0
-    for seed in range(60):
+    for seed in range(30):
         head = drawn_head(rng, skewed(rng, 1000), 60)
         one = matched.against_largest(with_draws(head, 1000, skewed(rng, 30)), repetitions=1, seed=seed)[1]
         stated.append(one.test.power)
         sharper = matched.against_largest(with_draws(head, 1000, skewed(rng, 30, scale=2.0)), repetitions=99, trials=0)
         found += sharper[1].test.p <= 0.05
-    assert abs(found / 60 - np.mean(stated)) < 3 * np.sqrt(0.25 / 60)
+    assert abs(found / 30 - np.mean(stated)) < 3 * np.sqrt(0.25 / 30)
 
 
 def test_samples_that_were_drawn_alike_stand_for_themselves():
