@@ -242,7 +242,7 @@ def lengths(
     members, team = objective.members[part], objective.team
     pieces = chunks(objective, len(members), team)
     own = pieces[team.rank]
-    wanted = None if keep is None else _likely(objective, factors, part, keep)
+    wanted = None if keep is None else keep.chosen(outputs(objective, factors, part).sizes)  # likely to be long
     squares, uncertainty, logits, targets_of = [], [], [], []
     mine = own or [slice(0, 1)]  # a process without samples uses one to get the shapes
     ends = [0] * (len(mine) + 1) if wanted is None else np.cumsum([0, *(wanted[c].sum() for c in mine)]).tolist()
@@ -440,11 +440,6 @@ def signed_squares(
     return np.concatenate(found)
 
 
-def _likely(objective: Objective, factors: Factors, part: int, keep: Keep) -> np.ndarray:
-    """Say which rows are likely to be among the longest, by their sizes in the logits, (n, R)."""
-    return keep.chosen(outputs(objective, factors, part).sizes)
-
-
 def products(a: Tensor, b: Tensor, team: Team = ALONE) -> np.ndarray:
     """Return the inner products of rows with rows.
 
@@ -491,4 +486,12 @@ def recorded(
     def read(outputs: Any, targets: Tree) -> Tensor:
         return factors.outputs(objective, objective.outputs.read(outputs), targets)
 
-    return single_samples.record(objective.model, inputs, targets, read, names or objective.layout.names)
+    model, key = objective.model, ("layers with the batch first", objective.layout.names, trees.shape(inputs))
+    layers: frozenset[str] | None = objective.known.get(key)
+    if layers is None:
+        first = single_samples.batch_first(model, inputs, targets, read)
+        layers = frozenset(name for name, module in model.named_modules() if module in first)
+        if trees.size(inputs) > 2:  # equal samples do not show a wrong order
+            objective.known.put(key, layers)
+    first = frozenset(map(model.get_submodule, layers))
+    return single_samples.record(model, inputs, targets, read, names or objective.layout.names, first=first)

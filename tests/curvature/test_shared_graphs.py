@@ -3,6 +3,7 @@
 import copy
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from cases import CASES, Case, Residual, mlp
@@ -10,6 +11,7 @@ from exact import dense
 from torch import nn
 
 from landscape.autodiff import piecewise
+from landscape.autodiff.known import Known
 from landscape.curvature import products, rows, traces
 from landscape.curvature.kinds import KINDS
 from landscape.curvature.operators import curvature_operator
@@ -186,3 +188,15 @@ def test_a_reason_against_rows_is_found_again(monkeypatch):
         patched.setattr(rows.per_sample, "check", fail)
         assert [rows.refusal(objective, KINDS["ggn"].factors) for _ in range(2)] == ["another gradient"] * 2
     assert rows.refusal(objective, KINDS["ggn"].factors) is None
+
+
+def test_the_layers_of_a_network_are_looked_at_once_for_all_its_copies(monkeypatch):
+    looked, look = [], rows.single_samples.batch_first
+    monkeypatch.setattr(rows.single_samples, "batch_first", lambda *given: looked.append(1) or look(*given))
+    objective, factors = CASES["residual-relu"].objective(), KINDS["ggn"].factors
+    other = objective.at(elsewhere(objective.model))
+    found = [rows.lengths(o, factors, part).squares for o in (objective, other) for part in range(2)]
+    assert len(looked) == 1
+    fresh = replace(other, known=Known())
+    np.testing.assert_allclose(rows.lengths(fresh, factors, 1).squares, found[3], rtol=1e-12)
+    assert len(looked) == 2
