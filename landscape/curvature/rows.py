@@ -200,15 +200,14 @@ def refusal(objective: Objective, factors: Factors) -> str | None:
         return "batches are collated one by one, and may differ in shape"
     batch = objective.example(0)
     key = objective.layout.names, objective.dtype, objective.device, trees.shape(batch[0])
-    once = objective.known.once  # for a network's code: its weights make no difference
     with differentiable_attention(), objective.trainable():
         try:
-            if trees.size(batch) >= 3:  # draws differ from the samples of which they are only in factors of losses
-                losses = partial(_losses, objective, *some_of(batch, _CHECKED))
-                once(("sums", key), (objective.undrawn.loss,), partial(per_sample.check, objective.model, losses))
+            if trees.size(batch) >= 3:  # at all weights: where some are zero, a wrong order makes no difference
+                per_sample.check(objective.model, partial(_losses, objective, *some_of(batch, _CHECKED)))
             few = some_of(batch, 4)
             refuse_zero(objective, factors, objective.logits(objective.theta, few[0]), few[1])
-            once(("rows", key), (objective.loss, factors), partial(_try, objective, factors, trees.one(batch, 0)))
+            attempt = partial(_try, objective, factors, trees.one(batch, 0))
+            objective.known.once(("rows", key), (objective.loss, factors), attempt)
         except (LandscapeError, RuntimeError) as error:
             if is_of_memory(error):  # which does not concern the rows
                 raise
@@ -242,7 +241,7 @@ def lengths(
     members, team = objective.members[part], objective.team
     pieces = chunks(objective, len(members), team)
     own = pieces[team.rank]
-    wanted = None if keep is None else keep.chosen(outputs(objective, factors, part).sizes)  # likely to be long
+    wanted = None if keep is None else _likely(objective, factors, part, keep)
     squares, uncertainty, logits, targets_of = [], [], [], []
     mine = own or [slice(0, 1)]  # a process without samples uses one to get the shapes
     ends = [0] * (len(mine) + 1) if wanted is None else np.cumsum([0, *(wanted[c].sum() for c in mine)]).tolist()
@@ -440,6 +439,11 @@ def signed_squares(
     return np.concatenate(found)
 
 
+def _likely(objective: Objective, factors: Factors, part: int, keep: Keep) -> np.ndarray:
+    """Say which rows are likely to be among the longest, by their sizes in the logits, (n, R)."""
+    return keep.chosen(outputs(objective, factors, part).sizes)
+
+
 def products(a: Tensor, b: Tensor, team: Team = ALONE) -> np.ndarray:
     """Return the inner products of rows with rows.
 
@@ -486,12 +490,4 @@ def recorded(
     def read(outputs: Any, targets: Tree) -> Tensor:
         return factors.outputs(objective, objective.outputs.read(outputs), targets)
 
-    model, key = objective.model, ("layers with the batch first", objective.layout.names, trees.shape(inputs))
-    layers: frozenset[str] | None = objective.known.get(key)
-    if layers is None:
-        first = single_samples.batch_first(model, inputs, targets, read)
-        layers = frozenset(name for name, module in model.named_modules() if module in first)
-        if trees.size(inputs) > 2:  # equal samples do not show a wrong order
-            objective.known.put(key, layers)
-    first = frozenset(map(model.get_submodule, layers))
-    return single_samples.record(model, inputs, targets, read, names or objective.layout.names, first=first)
+    return single_samples.record(objective.model, inputs, targets, read, names or objective.layout.names)
