@@ -157,6 +157,7 @@ def _of_part(
     if size >= WORTH * n:
         return whole, None
     amount = uncertainty(objective, part)
+    spread = np.abs(amount)  # to which the chances of draws are proportional
     alone = objective.alone(objective.partition.names[part])
     while size < WORTH * n:
         picked = pick(objective, part, size, seed=seed, amount=amount)
@@ -178,8 +179,8 @@ def _of_part(
         if max(error.trace / abs(trace), error.of_lambda_max / value) <= wanted:
             return picked, per_sample
         of_both = (error.trace / abs(trace), 0.0), (error.lambda_max / value, error.bias / value)
-        allowed = min(_share(*of_one, wanted) for of_one in of_both) * variance(amount, size) / MARGIN
-        larger = bisect_left(range(n), True, lo=size + 1, key=lambda m: variance(amount, m) <= allowed)
+        allowed = min(_share(*of_one, wanted) for of_one in of_both) * variance(spread, size) / MARGIN
+        larger = bisect_left(range(n), True, lo=size + 1, key=lambda m: variance(spread, m) <= allowed)
         size = max(larger, math.ceil(GROWTH * size))
     return whole, None
 

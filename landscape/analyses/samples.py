@@ -42,10 +42,10 @@ FEW_OUTPUTS = 4
 """With at most this many outputs, all rows are measured: their number is that of the outputs, or one less."""
 NEAR = 0.1
 """If rows miss at most this fraction of lambda_max along its vector, they tell the curvature of most samples."""
-SLOPES = 0.1, 0.01
+SLOPES = 0.05, 0.01
 """Fraction of the slopes of the loss that samples have whose curvature along a vector is that of their rows: if these
 are `NEAR`, and otherwise."""
-MISSING = 0.03, 0.01
+MISSING = 0.02, 0.01
 """Fraction of lambda_max that may be missing then, and is divided among these samples: in the same two cases."""
 
 
@@ -342,8 +342,8 @@ def along_vector(found: Samples, top: Tensor, value: float) -> tuple[np.ndarray,
     The Hessian of a sample is J^T M J + sum_c (dl / dz_c) d^2 z_c. Where a class is fitted, nearly all of these slopes
     of the loss are in some of its samples. For the others, with `SLOPES` of all slopes, the first term is taken from
     the rows; what they then miss of the known sum is divided among them in proportion to their slopes. If that is more
-    than `MISSING` of it, they are computed too. If the second term has at most `NEAR` of lambda_max, it is taken to be
-    the same along the directions of folds.
+    than `MISSING` of it, they are computed too. Along the directions of folds the second term is always computed for
+    these few samples: along the top one it is larger, because that one was chosen by it.
 
     Args:
         found: of the part.
@@ -360,24 +360,20 @@ def along_vector(found: Samples, top: Tensor, value: float) -> tuple[np.ndarray,
         return _along(found, every, top=top, folds=kept is not None and not found.weighted)
     team = found.objective.team
     slopes = team.agreed(weights * _slopes(found))  # which decide on the samples that all pass over
-    by_rows = team.agreed(kept.gram.along(kept.rows.along(top)))
-    between = np.full(len(weights), np.nan) if found.weighted else kept.gram.crossfitted(weights) - by_rows
-    far = not abs(value - float(weights @ by_rows)) <= NEAR * abs(value)
+    curvature = team.agreed(kept.gram.along(kept.rows.along(top)))
+    crossfit = np.full(len(weights), np.nan) if found.weighted else kept.gram.crossfitted(weights)
+    far = not abs(value - float(weights @ curvature)) <= NEAR * abs(value)
     some = np.zeros(len(weights), dtype=bool)
     some[largest(slopes[:, None], SLOPES[far])[0]] = True
-    curvature, crossfit = by_rows.copy(), by_rows + between
 
     def compute(some: np.ndarray) -> None:
-        computed, of_folds = _along(found, some, top=top, folds=far and not found.weighted)
-        curvature[some] = computed[some]
-        crossfit[some] = (of_folds if far else computed + between)[some]
+        computed = _along(found, some, top=top, folds=not found.weighted)
+        curvature[some], crossfit[some] = (values[some] for values in computed)
 
     compute(some)
     missing = value - float(weights @ curvature)
     if team.all(bool(abs(missing) <= MISSING[far] * abs(value) and slopes[~some].sum() > 0)):
-        more = missing * (slopes / weights)[~some] / slopes[~some].sum()
-        curvature[~some] += more
-        crossfit[~some] += 0 if far else more
+        curvature[~some] += missing * (slopes / weights)[~some] / slopes[~some].sum()
     elif not some.all():
         compute(~some)
     return curvature, crossfit

@@ -173,7 +173,7 @@ def uncertainty(objective: Objective, part: int) -> np.ndarray:
         part: position of the part.
 
     Returns:
-        (n,) float64; for a loss that is not convex in the logits, the absolute value.
+        (n,) float64; it may be negative for a loss that is not convex in the logits.
     """
     if objective.evaluated is not None and objective.evaluated.uncertainty is not None:
         return objective.evaluated.uncertainty[part]
@@ -185,7 +185,7 @@ def uncertainty(objective: Objective, part: int) -> np.ndarray:
                 found.append(losses.uncertainty(z))
             else:
                 middle = second_of_each(partial(_loss, objective, targets), z)
-                found.append(wide(middle.diagonal(dim1=1, dim2=2).sum(1).abs()))
+                found.append(wide(middle.diagonal(dim1=1, dim2=2).sum(1)))
     return torch.cat(found).cpu().numpy()
 
 
@@ -196,12 +196,13 @@ def _loss(objective: Objective, targets: Tree, z: Tensor) -> Tensor:
 def _drawn(
     members: np.ndarray, amount: np.ndarray, name: str, n: int, random: np.random.Generator, even: float
 ) -> Picked:
-    """Return n draws from the samples of a part."""
-    if not varies(amount):
+    """Return n draws from the samples of a part, in proportion to the absolute value of tr M."""
+    size = np.abs(amount)
+    if not varies(size):
         reason = "varies little" if np.isfinite(amount).all() else "is not finite"
         log.info("%s: tr M %s, %d of %d samples are drawn alike", name, reason, n, len(members))
         return Picked(np.sort(random.choice(members, n, replace=False)), np.ones(n))
-    chances = inclusion(amount, n, even)
+    chances = inclusion(size, n, even)
     chosen = systematic(chances, random)
     return Picked(members[chosen], len(chosen) / (len(members) * chances[chosen]), float(amount.mean()))
 

@@ -343,11 +343,10 @@ class Matched:
 
 def matched(
     statistic: Callable[[np.ndarray, np.ndarray], np.ndarray],
-    weights: np.ndarray,
+    first: np.ndarray,
     copies: np.ndarray,
-    size: int,
     *,
-    scatter: np.ndarray | float = 0.0,
+    errors: np.ndarray | float = 0.0,
     repetitions: int = 1000,
     trials: int = TRIALS,
     seed: int = 0,
@@ -362,15 +361,17 @@ def matched(
     the pool. So the power is simulated: samples of the pool are taken at random for the part, their curvature is
     multiplied by the ratio, and the test is repeated.
 
+    A part may be known from draws with weights, which stand for several of its samples. If its numbers are off by e and
+    those of the other part, with a share s of the pool, by f, the pool's are off by (1 - s) e + s f, and the difference
+    by s (e - f). Normal numbers with this standard deviation are added to those of the pool's draws.
+
     Args:
         statistic: weights of the pool's samples, (n,), that sum to 1, and factors of their curvature, (n,) -> the
             numbers, (k,).
-        weights: of the pool's samples in the first part, (n,).
-        copies: as many samples as each of the pool stands for, (n,): 1, or more where the samples of a part are draws
+        first: (n,) whether each of the pool's samples is in the first part.
+        copies: as many samples as each of the pool stands for, (n,): 1, or others where the samples of a part are draws
             with weights.
-        size: samples of the first part.
-        scatter: (k,) standard errors of the numbers' difference because parts are known from such draws: normal numbers
-            with these standard deviations are added to those of the pool's draws.
+        errors: (2, k) standard errors of the numbers of both parts because these are known from draws.
         repetitions: number of draws, the same for all numbers.
         trials: number of simulated tests for the power; 0 leaves it out.
         seed: of the draws.
@@ -383,15 +384,22 @@ def matched(
 
     Source: Phipson and Smyth 2010, "Permutation p-values should never be zero".
     """
-    same = np.ones(len(copies))
-    null = _scattered([statistic(own, same) for own in drawn(copies, size, repetitions, seed)], scatter, seed)
-    values = statistic(weights, same)
-    chosen = enumerate(drawn(copies, size, trials, seed + 1))
-    found = [_rejected(statistic, own, copies, size, scatter, seed + 1 + k) for k, own in chosen]
+    size, same = round(float(copies[first].sum())), np.ones(len(copies))
+    own, other = np.broadcast_to(errors, (2, 1) if np.ndim(errors) == 0 else np.shape(errors))
+    share = float(copies[~first].sum() / copies.sum())
+    null = [statistic(weights, same) for weights in drawn(copies, size, repetitions, seed)]
+    null = _scattered(null, share * np.hypot(own, other), seed)
+    values = statistic(np.where(first, copies, 0) / copies[first].sum(), same)
+    sharper = share * np.hypot(RATIO * own, other)
+    found = [
+        _rejected(statistic, weights, copies, size, sharper, seed + 1 + k)
+        for k, weights in enumerate(drawn(copies, size, trials, seed + 1))
+    ]
     power = np.mean(found, axis=0) if found else np.full(len(values), np.nan)
     least = max(2 / (1 + repetitions), min(1.0, 2 / math.comb(round(copies.sum()), size)))
     return [
-        _beside(float(value), own, least, float(share)) for value, own, share in zip(values, null.T, power, strict=True)
+        _beside(float(value), one, least, float(chance))
+        for value, one, chance in zip(values, null.T, power, strict=True)
     ]
 
 
@@ -400,7 +408,7 @@ def _rejected(
     weights: np.ndarray,
     copies: np.ndarray,
     size: int,
-    scatter: np.ndarray | float,
+    scatter: np.ndarray,
     seed: int,
 ) -> np.ndarray:
     """Say of each number whether the test finds a part with these weights whose curvature is `RATIO` times as large."""
@@ -425,7 +433,7 @@ def _mean_factor(sharper: np.ndarray, alike: np.ndarray) -> np.ndarray:
     return found
 
 
-def _scattered(values: Sequence[np.ndarray], scatter: np.ndarray | float, seed: int) -> np.ndarray:
+def _scattered(values: Sequence[np.ndarray], scatter: np.ndarray, seed: int) -> np.ndarray:
     """Return numbers, (R, k), with normal numbers of these standard deviations added."""
     found = np.array(values)
     if np.any(scatter):

@@ -5,11 +5,12 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+from refusals import refused
 from sampled import made, of_rows, rows
 from scipy.stats import kstest, ttest_rel
 from scipy.stats import t as student
 
-from landscape.errors import InputError
+from landscape.errors import InputError, arg
 from landscape.objective import draws
 from landscape.results import matched
 
@@ -201,19 +202,58 @@ def test_draws_stand_for_all_samples_of_their_part():
     np.testing.assert_allclose(drawn, whole, rtol=0.15)
 
 
-def test_the_error_of_a_draw_is_added_to_the_pools_numbers():
-    """A tail as large as the head: what few draws of both are off by is more than what as many samples scatter."""
-    rng, rejected = np.random.default_rng(8), 0
-    for seed in range(150):
-        parts = [drawn_head(rng, skewed(rng, n), 25) for n in (1000, 900)]
-        fields = {
-            name: np.array([part[k] for part in parts])
-            for k, name in ((2, "sample_weight"), (3, "sample_chance"), (4, "uncertainty"))
-        }
-        found = made(*zip(*(part[:2] for part in parts), strict=True), n_samples=np.array([1000, 900]), **fields)
-        (trace, _) = matched.against_largest(found, repetitions=99, trials=0, seed=seed)
-        rejected += trace.test.p <= 0.05
-    assert rejected / 150 < 0.11  # without the error of the draws it is 0.3 and more
+def even(rng, n, scale=1.0):
+    """A trace that depends little on tr M, of which draws in proportion to tr M know less than of `skewed` ones."""
+    u = rng.beta(0.5, 3.0, size=n)
+    return scale * (rng.uniform(size=n) + u), u
+
+
+def both_drawn(rng, scale=1.0):
+    """Sixty draws each from two parts of nearly equal size."""
+    parts = [drawn_head(rng, even(rng, n, factor), 60) for n, factor in ((1000, 1.0), (900, scale))]
+    names = ((2, "sample_weight"), (3, "sample_chance"), (4, "uncertainty"))
+    fields = {name: np.array([part[k] for part in parts]) for k, name in names}
+    return made(*zip(*(part[:2] for part in parts), strict=True), n_samples=np.array([1000, 900]), **fields)
+
+
+def test_the_error_of_a_draw_is_added_to_the_pools_numbers(monkeypatch):
+    """A tail as large as the head: what draws of both are off by is more than what as many samples scatter."""
+    rng = np.random.default_rng(8)
+    found = [both_drawn(rng) for _ in range(100)]
+
+    def rejected():
+        tests = [matched.against_largest(one, repetitions=99, trials=0, seed=k) for k, one in enumerate(found)]
+        return np.mean([[one.test.p <= 0.05 for one in both] for both in tests], axis=0)
+
+    assert (rejected() < 0.12).all()  # three standard errors above 5 %
+    monkeypatch.setattr(matched, "_of_draw", lambda *given: np.zeros(2))
+    assert (rejected() > 0.3).all()
+
+
+def test_the_power_knows_that_a_sharper_part_has_a_larger_error_of_its_draw():
+    rng = np.random.default_rng(10)
+    stated = [matched.against_largest(both_drawn(rng), repetitions=1, seed=seed)[0].test.power for seed in range(20)]
+    sharper = [matched.against_largest(both_drawn(rng, 2.0), repetitions=99, trials=0, seed=k) for k in range(60)]
+    had = np.mean([trace.test.p <= 0.05 for trace, _ in sharper])
+    assert 0.3 < had < 0.9
+    assert abs(np.mean(stated) - had) < 3 * np.sqrt(had * (1 - had) * (1 / 60 + 1 / 20))
+
+
+def test_few_draws_with_weights_are_refused():
+    rng = np.random.default_rng(11)
+    head = drawn_head(rng, skewed(rng, 1000), 49)
+    for compared in (matched.against_largest, matched.as_many_of_both):
+        with refused(InputError, 49, arg("samples", matched.LEAST_DRAWS)):
+            compared(with_draws(head, 1000, skewed(rng, 30)), repetitions=9)
+
+
+def test_the_range_of_the_summary_is_that_of_the_test():
+    rng = np.random.default_rng(12)
+    found = both_drawn(rng)
+    (trace, _) = matched.against_largest(found, repetitions=99, trials=0)
+    np.testing.assert_array_equal(
+        matched.as_many_of_both(found, repetitions=99)["trace"][1], [trace.test.low, trace.test.median, trace.test.high]
+    )
 
 
 def test_the_power_of_draws_is_that_which_is_had():
