@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from landscape.analyses import part_losses
+from landscape.autodiff.wide import wide, zeros
 from landscape.curvature import gram
 from landscape.objective.objective import Objective
 from landscape.results import inference
@@ -44,23 +45,24 @@ def over_samples(objective: Objective, found: Mapping[str, np.ndarray], cache_by
     norm, has_whole = found["norm"], np.isfinite(found["projected"]).any()  # it is rounding where gradients cancel
     each = in_block(objective, cache_bytes)
     units = torch.zeros(min(each, n_parts) + 1, objective.layout.size, dtype=objective.dtype, device=objective.device)
-    whole = units[-1]
+    whole = zeros(objective.layout.size, objective.device)
     own: list[np.ndarray] = []  # slopes of each part's samples along its own gradient
     for p in range(n_parts):
         direction = gram.direction(objective, p)
-        whole += shares[p] * norm[p] * direction
+        whole += shares[p] * norm[p] * wide(direction)
         if n_parts <= each:
             units[p] = direction
         else:
             own.append(_of_samples(objective, p, direction[None])[1])
-    whole[:] = torch.nn.functional.normalize(whole, dim=0)
+    length = whole.norm()  # which may be tiny, where gradients cancel or are
+    units[-1] = whole / length if length > 0 else 0
     of_loss, of_norm, of_whole = np.full((3, n_parts), np.nan)
     variances = {name: np.zeros(n_parts) for name in _OF_PARTS} | {"between": np.zeros((n_parts, n_parts))}
     for start in range(0, n_parts, each):
         block = range(start, min(start + each, n_parts))
         for p in block if n_parts > each else ():  # once more: so many do not fit into memory together
             units[p - start] = gram.direction(objective, p)
-        vectors = units if len(block) + 1 == len(units) else torch.cat([units[: len(block)], whole[None]])
+        vectors = units if len(block) + 1 == len(units) else torch.cat([units[: len(block)], units[-1:]])
         for q in range(n_parts):
             values = _of_samples(objective, q, vectors)
             slopes = values[1:]

@@ -189,3 +189,16 @@ def test_what_is_not_defined_has_no_error(without):
         known = np.isfinite(value) & (value != 0 if name in ("specific", "norm", "whole_norm") else True)
         np.testing.assert_array_equal(np.isfinite(error), known, err_msg=name)
     assert np.isfinite(found.projected_sampling_stderr[0]).all() == (without is not None)
+
+
+@pytest.mark.parametrize("by", [1e-13, 1e-40])
+def test_tiny_gradients_have_the_errors_of_large_ones(by):
+    def loss(logits, labels):
+        return by * F.cross_entropy(logits, labels, reduction="none")
+
+    found, expected = (ls.gradients(uneven(**own), sampling_errors=True) for own in ({"loss": loss}, {}))
+    scaled = {"loss", "norm", "whole_norm", "projected", "specific"}
+    for name in set(NAMES) - {"radius"}:  # which depends on the length of the gradient
+        factor = by if name in scaled else 1
+        field = f"{name}_sampling_stderr"
+        np.testing.assert_allclose(getattr(found, field), factor * getattr(expected, field), rtol=1e-6, err_msg=name)

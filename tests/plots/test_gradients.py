@@ -162,6 +162,14 @@ def test_where_the_gradients_cancel_there_is_nothing_to_decompose():
     drawn(plots.cosine_map(found))
 
 
+def test_norms_of_no_gradient_at_all_are_an_empty_panel(tmp_path):
+    names = ("norm", "cosine", "projected", "specific", "contribution")
+    fields = {n: np.full((1, 2), np.nan if n != "norm" else 0.0) for n in names}
+    fields |= {f"{n}_sampling_stderr": np.full((1, 2), np.nan) for n in names}
+    found = dataclasses.replace(gradients([[1.0, 0], [0, 1]], [200, 10]), **fields)
+    plots.write(plots.gradient_norms(found), tmp_path / "norms.png")
+
+
 def test_norms_show_components_with_errors_and_hollow_where_a_part_points_against_the_whole():
     found = gradients(THREE, [5, 20, 10], stderr=0.1, batch_size=8)
     sizes, shares = drawn(plots.gradient_norms(found)).axes

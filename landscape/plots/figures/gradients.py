@@ -177,6 +177,7 @@ def gradient_norms(gradients: Gradients, parts: Sequence[str] | None = None, *, 
         for ax in (sizes, shares):
             ax.legend(frameon=False, fontsize="small")
             name_places(ax, gradients, chosen)
+        sizes.set_xlim(shares.get_xlim())  # without any gradient it has no limits of its own
         fig.suptitle(_about(gradients, k), fontsize=9, parse_math=False)
     return fig
 
