@@ -312,3 +312,18 @@ def test_the_error_of_lambda_max_of_a_smooth_network_is_not_that_of_its_rows_alo
     assert found.n_used[0] < 200
     assert found.lambda_max_error[0] >= found.lambda_max_sampling_stderr[0]
     assert np.isnan(found.trace_error[0])
+
+
+def test_the_mean_of_tr_m_has_its_sign_where_a_loss_is_not_convex_in_the_logits():
+    def loss(logits, labels):
+        return 1 - logits.softmax(1).gather(1, labels[:, None])[:, 0]
+
+    objective = network(loss=loss)
+    whole = ls.spectrum(objective, operator="ggn")
+    of_samples = whole.sample_uncertainty[np.isfinite(whole.sample_uncertainty)]
+    assert of_samples.min() < 0 < of_samples.max()
+    drawn = ls.draw_samples(objective, 12)
+    expected = np.nanmean(whole.sample_uncertainty, axis=1)
+    known = np.isfinite(drawn.draws.uncertainty)
+    assert known.any()
+    np.testing.assert_allclose(drawn.draws.uncertainty[known], expected[known], rtol=1e-10)
