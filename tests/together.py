@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import TypeVar
 from unittest import mock
 
 import hungry
@@ -17,6 +18,7 @@ import landscape as ls
 from landscape.analyses import eigenvectors
 from landscape.analyses.distances import Run
 from landscape.autodiff import dealing, distributed, memory
+from landscape.curvature import products
 from landscape.errors import InputError
 from landscape.objective import points
 from landscape.objective.draws import draw_samples
@@ -25,6 +27,7 @@ from landscape.objective.points import Point
 from tests.cases import CASES
 from tests.fitted import network
 
+T = TypeVar("T")
 ANALYSES = (ls.spectrum, ls.gradients, ls.features, ls.sharpness, ls.surface1d)  # imported before processes are forked
 ONE = {"rare": [2]}  # one sample, which most processes have none of
 
@@ -105,9 +108,9 @@ def evaluated(objective: Objective) -> None:
         objective.evaluate()
 
 
-def begin_anew(work: Callable[..., object], *words: object) -> None:
+def begin_anew(work: Callable[..., T], *words: object, **options: object) -> T:
     """Call a function with the requested batch size, whatever has fitted before."""
-    contextvars.copy_context().run(work, *words)
+    return contextvars.copy_context().run(work, *words, **options)
 
 
 def scarce(folder: Path) -> None:
@@ -126,6 +129,19 @@ def scarce(folder: Path) -> None:
         objective = hungry.objective(most, outputs, "all")
         begin_anew(evaluated, objective)
         begin_anew(analysis, objective, folder / f"scarce-{name}.h5")
+    surface = folder / "scarce-surface.h5"
+    found = begin_anew(ls.surface1d, hungry.objective(most, 2, "all"), n=5, out=surface)
+    distributed.barrier()  # the main process writes the file
+    assert found.provenance["batch_size"] == ls.load(surface).provenance["batch_size"]
+    real = products.by_reverse
+
+    def of_few(problem, kind, batch, vs):
+        if len(batch[1]) > most:
+            raise torch.OutOfMemoryError
+        return real(problem, kind, batch, vs)
+
+    with mock.patch.object(products, "by_reverse", of_few):  # so that products alone take fewer samples
+        begin_anew(analyses["hessian"], hungry.objective(100, 6, "all"), folder / "scarce-products.h5")
 
 
 def divided(objective: Objective, folder: Path) -> None:

@@ -102,7 +102,7 @@ def halving(compute: Callable[[], T]) -> T:
     if _within.get():
         return compute()
     team = distributed.team()
-    _most.set(_least(team, _most.get()))
+    agree()
     while True:
         _taken.set(0)
         token = _within.set(True)
@@ -138,6 +138,11 @@ def _least(team: distributed.Team, samples: int) -> int:
     return int(team.least(np.array([samples]))[0])
 
 
+def agree() -> None:
+    """Let no process of the team take more samples at a time than have fitted into the memory of each."""
+    _most.set(_least(distributed.team(), _most.get()))
+
+
 def begin() -> None:
     """Begin a run, in which no more samples are processed at a time than have fitted; the peaks of GPUs start anew."""
     _fewest.set(_most.get())
@@ -151,8 +156,8 @@ def note_fewer(samples: int) -> None:
 
 
 def fewest(batch_size: int) -> int:
-    """Return the smallest number of samples at a time of this run, given the number that was requested."""
-    return min(batch_size, _fewest.get())
+    """Return the smallest number of samples at a time of this run in the team, given the number that was requested."""
+    return _least(distributed.team(), min(batch_size, _fewest.get()))
 
 
 def most_so_far() -> int:

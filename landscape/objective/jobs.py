@@ -145,7 +145,8 @@ def run(
         if progress:
             progress(len(units), len(units), "")
         result = cast(R, journal.merge(units))
-        distributed.barrier()  # the owner may now finish the journal: no rank reads it any more
+        with distributed.together():  # also, the owner may now finish the journal: no rank reads it any more
+            memory.agree()  # as what is computed after this run states the samples at a time
     except KeyboardInterrupt as error:
         kept = len(journal.done().intersection(units))
         again = f"repeat the command, without {arg('overwrite', True)}, to go on from there"

@@ -40,7 +40,9 @@ NAMES = (
     "seen",
 )
 LOST = ("killed", "hung", "killed-dealt", "hung-dealt", "killed-first")
-SCARCE = ("scarce-hessian", "scarce-rows", "scarce-gradients", "scarce-features", "scarce-sharpness")
+SCARCE = tuple(
+    f"scarce-{name}" for name in ("hessian", "rows", "gradients", "features", "sharpness", "surface", "products")
+)
 WAYS = ("traced", "classes", "exact-trace", "sampled-trace", "empirical", "sum", "batches", "uneven")
 DRAWN = ("drawn", "drawn-surface", "drawn-gradients")
 LARGER = (*WAYS, *SCARCE, *DRAWN, "features-errors", "accuracy", "gradients-in-blocks")
