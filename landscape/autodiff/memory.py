@@ -97,7 +97,8 @@ def halving(compute: Callable[[], T]) -> T:
         The function's result.
 
     Raises:
-        RankError: another process of the team has no memory for a single sample.
+        RankError: another process of the team has no memory for the fewest samples that can be taken at a time; these
+            are several where checks compare samples with each other.
     """
     if _within.get():
         return compute()
@@ -114,7 +115,8 @@ def halving(compute: Callable[[], T]) -> T:
             left = _least(team, sys.maxsize)
             if not left:
                 raise RankError(
-                    "another process of this run has no memory for a single sample; its own message says more"
+                    "another process of this run has no memory for the fewest samples that can be taken at a time; its "
+                    "own message says more"
                 ) from error
         except Exception as error:  # each allocator has its own
             if not is_of_memory(error):

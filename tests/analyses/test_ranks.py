@@ -167,7 +167,7 @@ def test_a_processs_own_fault_is_not_said_to_be_anothers_and_other_steps_than_th
 def test_where_one_process_runs_out_of_memory_within_an_attempt_all_begin_again_or_all_end(runs):
     first, last = ((runs["killed"] / f"starved-{rank}").read_text().splitlines() for rank in range(2))
     assert first[0] == last[0] == "2 samples"
-    assert first[1].startswith("RankError: another process of this run has no memory for a single sample")
+    assert first[1].startswith("RankError: another process of this run has no memory for the fewest samples that can be")
     assert last[1].startswith("OutOfMemoryError: none beside 1 samples")
     assert first[2] == last[2]
     assert first[2].startswith("InputError: ")
