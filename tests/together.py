@@ -233,7 +233,7 @@ def fail() -> list[str]:
 def starve(folder: Path) -> list[str]:
     """Let memory run out in the last process, in an attempt within another; return what each hears.
 
-    At last let it have too little for eigenvectors.
+    At last let it have too little for eigenvectors, and for parts.
     """
     heard = []
     for needed in (2, 0):  # samples of the outer attempt that leave memory to the inner one
@@ -257,6 +257,11 @@ def starve(folder: Path) -> list[str]:
     with mock.patch.object(memory, "room", return_value=objective.layout.size * 8 * (12 if is_last() else 100)):
         try:
             ls.sensitivity(objective, n=2, draws=1, out=folder / "starved.h5")
+        except Exception as error:  # whatever it is, the test shows it
+            heard.append(f"{type(error).__name__}: {error}")
+    with mock.patch.object(memory, "room", return_value=objective.layout.size * 8 * (9 if is_last() else 90)):
+        try:  # parts that would be dealt
+            ls.spectrum(objective, steps=30, probes=1, cache_bytes=0, out=folder / "starved-parts.h5")
         except Exception as error:  # whatever it is, the test shows it
             heard.append(f"{type(error).__name__}: {error}")
     return heard

@@ -230,6 +230,9 @@ class _ObjectiveJob(Job):
         if options.method == "rows":
             return []
         row_bytes, complete = self.row_bytes * self.by_samples, all_rows(used, self.kind, options)
+        has_vectors = not (row_bytes and complete and options.method == "auto")
+        if not has_vectors and distributed.team().size == 1:
+            return []
 
         def rows_of(name: str) -> int:
             n = len(used.members[self.objective.part(name)])
@@ -239,7 +242,7 @@ class _ObjectiveJob(Job):
             free = distributed.team().least(np.array(places.free(used.device, None)))
             if is_ample(options, used.layout.size, entry, free, self.subject.cache_bytes + max(map(rows_of, names))):
                 return []
-        return too_large(names, self.operator, options, self.room, rows_of)
+        return too_large(names, self.operator, options, self.room, rows_of, has_vectors=has_vectors)
 
     def _per_sample(self, objective: Objective, part: int) -> of_samples.Samples:
         later = to_keep(self.used, self.row_bytes // 2) if self.options.sampling_errors else None

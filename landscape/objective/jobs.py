@@ -110,8 +110,9 @@ def run(
         progress: called before each unit and at the end. With several ranks it counts the units that all have finished.
         costs: of the units, in any unit of measure; None if they cannot be shared. `compute` of a unit that can be
             shared asks `distributed.team` for its samples, and its sums are those of all ranks.
-        too_large: returns which of some units only all ranks together have the memory for; called by all of them
-            together, if some unit would be dealt, and returns the same on all. None means that there are none.
+        too_large: returns which of some units only all ranks together have the memory for, or refuses what none has it
+            for; called by all of them together, if some unit would be dealt, or by one rank that is alone, and returns
+            the same on all. None means that there are none.
 
     Returns:
         One result with the parts of all units, in the order of `units`; on every rank the same.
@@ -125,7 +126,7 @@ def run(
     if not units or len(set(units)) < len(units):
         raise InputError(f"a run needs units that all differ, got {', '.join(map(repr, units)) or 'none'}")
     if journal is None:
-        return _run_alone(units, compute, progress)
+        return _run_alone(units, compute, progress, too_large)
 
     missing, n_shared = _in_order(units, journal, costs, too_large)
 
@@ -178,6 +179,8 @@ def _in_order(
     with distributed.together():  # a file may be seen by one rank before the others
         is_missing = distributed.team().agreed(np.array([unit not in finished for unit in units]))
     missing = [unit for unit, missed in zip(units, is_missing, strict=True) if missed]
+    if missing and too_large is not None and distributed.world() == 1:
+        memory.halving(partial(too_large, missing))
     if costs is None or distributed.world() == 1:
         return missing, 0
     of_missing = {unit: cost for unit, cost in zip(units, costs, strict=True) if unit in missing}
@@ -230,10 +233,15 @@ def _last_end(costs: Sequence[float], ranks: int) -> float:
 
 
 def _run_alone(
-    units: Sequence[str], compute: Callable[[str, Callable[[float], None]], R], progress: Progress | None
+    units: Sequence[str],
+    compute: Callable[[str, Callable[[float], None]], R],
+    progress: Progress | None,
+    too_large: Callable[[Sequence[str]], Collection[str]] | None,
 ) -> R:
     if distributed.world() > 1:
         raise InputError(f"{distributed.world()} processes share their work through a journal: give {arg('out')}")
+    if too_large is not None:
+        memory.halving(partial(too_large, units))
     results: list[R] = []
     for i, unit in enumerate(units):
         try:

@@ -14,6 +14,7 @@ from landscape.analyses.options import Options
 from landscape.analyses.room import RoomOnce, is_ample, needs_all, trial_of
 from landscape.autodiff import memory
 from landscape.autodiff.distributed import Team
+from landscape.curvature.algebra import Operator
 from landscape.curvature.matrices import matrix
 from landscape.errors import InputError
 from tests.cases import CASES
@@ -116,3 +117,20 @@ def test_the_trial_is_the_smallest_part_that_fills_a_batch():
     assert trial_of([9, 5, 1], 4) == 1
     assert trial_of([9, 5, 1], 8) == 0
     assert trial_of([2, 3, 1], 8) == 1
+
+
+def test_a_part_without_room_is_refused_before_another_is_computed(monkeypatch):
+    entry = with_room_for(monkeypatch, 19 + 5)
+    real = Operator.__getitem__
+
+    def hungry(operator, name):
+        return replace(real(operator, name), keeps=6 * entry if name == "1" else 0)
+
+    monkeypatch.setattr(Operator, "__getitem__", hungry)
+    done = []
+    for given in ({}, {"memory_bytes": 1}):
+        with refused(InputError, "1", 18, 19, memory_bytes=""):
+            ls.spectrum(
+                objective(), steps=30, probes=1, sampling_errors=False, trace="probes", finished=done.append, **given
+            )
+    assert not done
