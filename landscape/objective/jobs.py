@@ -14,7 +14,8 @@ runs out in one of them. The `batch_size` in the provenance is then the smaller 
 """
 
 import heapq
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,7 @@ import numpy as np
 from landscape.autodiff import dealing, devices, distributed, memory
 from landscape.autodiff.costs import Plan, refuse_undeclared, wanted
 from landscape.autodiff.costs import declare as costs_declared
-from landscape.errors import InputError, arg
+from landscape.errors import InputError, StoreError, arg
 from landscape.results import R, store
 from landscape.results.axes import concatenate
 from landscape.results.journal import Journal
@@ -141,8 +142,10 @@ def run(
                 if distributed.is_main():
                     journal.write(unit, result)
         dealt = missing[n_shared:]
-        for i in dealing.deal(len(dealt), journal.folder):
-            journal.write(dealt[i], found(dealt[i]))
+        with _owner_may_be_lost(journal):
+            for i in dealing.deal(len(dealt), journal.folder):
+                with _begun(dealt[i], journal):
+                    journal.write(dealt[i], found(dealt[i]))
         if progress:
             progress(len(units), len(units), "")
         result = cast(R, journal.merge(units))
@@ -154,6 +157,29 @@ def run(
         advice = again if kept or journal.in_work() else "nothing is kept"
         raise Interrupted(f"interrupted: {kept} of {len(units)} units are finished; {advice}") from error
     return result
+
+
+@contextmanager
+def _owner_may_be_lost(journal: Journal) -> Generator[None, None, None]:
+    """Turn errors after the owner of a journal has ended, and removed its folder, into one line that says so."""
+    try:
+        yield
+    except (OSError, RuntimeError, StoreError) as error:
+        if distributed.world() == 1 or journal.folder.exists():
+            raise
+        raise distributed.lost(error) from error
+
+
+@contextmanager
+def _begun(unit: str, journal: Journal) -> Generator[None, None, None]:
+    """Mark a unit as begun while it is computed, so that an owner of the journal that ends leaves the folder to it."""
+    mark = journal.work(f"{unit}, begun")
+    if distributed.world() > 1:
+        mark.touch()
+    try:
+        yield
+    finally:
+        mark.unlink(missing_ok=True)
 
 
 def _marked(compute: Callable[[str, Callable[[float], None]], R]) -> Callable[[str, Callable[[float], None]], R]:
