@@ -154,7 +154,8 @@ def run(
     except KeyboardInterrupt as error:
         kept = len(journal.done().intersection(units))
         again = f"repeat the command, without {arg('overwrite', True)}, to go on from there"
-        advice = again if kept or journal.in_work() else "nothing is kept"
+        any_kept = any(journal.folder.glob("unit-*"))  # also of earlier runs of units in the same folder
+        advice = again if any_kept or journal.in_work() else "nothing is kept"
         raise Interrupted(f"interrupted: {kept} of {len(units)} units are finished; {advice}") from error
     return result
 

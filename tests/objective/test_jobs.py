@@ -94,6 +94,13 @@ def test_an_interrupt_with_nothing_finished_promises_nothing(tmp_path):
     assert str(caught.value) == "interrupted: 1 of 4 units were finished; nothing is kept"
 
 
+def test_an_interrupt_says_that_earlier_pieces_are_kept(tmp_path):
+    with Journal.open(tmp_path / "out.h5", {}) as journal:
+        jobs.run(UNITS, Compute(), journal.within("first"))
+        with refused(jobs.Interrupted, 0, 4, overwrite=True):
+            jobs.run(UNITS, Compute("b", KeyboardInterrupt), journal.within("second"))
+
+
 @pytest.mark.parametrize(("units", "found"), [((), "none"), (("a", "b", "a"), "'a', 'b', 'a'")])
 def test_units_must_differ(units, found):
     with refused(InputError, found):
