@@ -19,7 +19,7 @@ from landscape.analyses import overlap as overlaps
 from landscape.analyses import sample_fields, summaries
 from landscape.analyses import samples as of_samples
 from landscape.analyses.accuracy import draws_of
-from landscape.analyses.options import Options, Trace, all_rows, sample_by_sample, trace_of, way_of_trace
+from landscape.analyses.options import Options, Trace, Way, all_rows, sample_by_sample, trace_of, way_of_trace
 from landscape.analyses.pooled import row_products, to_keep
 from landscape.analyses.room import RoomOnce, is_ample, rows_beside, too_large, trial_of
 from landscape.analyses.run_costs import costs_of_matrices
@@ -193,7 +193,7 @@ class _ObjectiveJob(Job):
             if per_sample.kept is not None and per_sample.complete and options.method != "lanczos":
                 return summaries.of_rows(per_sample, per_sample.kept, options, fields | {"provenance": self.about})
         own = kept.kept(self.operator[name].shared(), work, self.identity)
-        room = self.room(own, self._row_bytes(per_sample), self._trial(own, part))
+        room = self._room(own, part, per_sample)
         found = _by_products(own, options, self._trace(own, name, per_sample), room, report, per_sample)
         made = found.fields
         if per_sample is not None and options.sampling_errors:
@@ -213,6 +213,15 @@ class _ObjectiveJob(Job):
             log.warning(
                 "%s: more than %d rows are needed, and no more fit into memory: products replace them", name, most
             )
+
+    def _room(self, own: Operator, part: int, per_sample: of_samples.Samples | None) -> Room:
+        """Return the room for the vectors of a part; if it is too small, rows kept of other parts leave it."""
+        trial = self._trial(own, part)
+        room = self.room(own, self._row_bytes(per_sample), trial)
+        if self.options.way(room, own.size) is Way.BASIS:
+            return room
+        self.lengths = {p: found for p, found in self.lengths.items() if p == part}  # the others are measured again
+        return self.room(own, self._row_bytes(per_sample), trial)
 
     def _row_bytes(self, per_sample: of_samples.Samples | None) -> int:
         """Return the memory of the rows of this part, and of those that are kept until all parts are done."""

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from interruptions import Interrupting
 from refusals import refused
 
 import landscape as ls
@@ -57,6 +58,26 @@ def test_a_part_smaller_than_a_batch_does_not_show_what_products_need(monkeypatc
     monkeypatch.setattr(spectrum_parts, "RoomOnce", Seen)
     ls.spectrum(objective(), steps=3, probes=1, backend="reverse")  # 9, 5 and 1 samples in batches of 4
     assert tried == ["0", "1", "1"]
+
+
+def test_rows_kept_of_other_parts_take_no_room_that_vectors_need(monkeypatch, tmp_path):
+    asked = {}
+
+    class Seen(RoomOnce):
+        def __call__(self, operator, rows=0, trial=None):
+            asked[operator.parts[0]] = rows
+            return super().__call__(operator, rows, trial)
+
+    monkeypatch.setattr(spectrum_parts, "RoomOnce", Seen)
+    with_room_for(monkeypatch, 45)  # for no basis
+    given = {"steps": 30, "probes": 1, "vectors": 0}
+    at_once, rows = ls.spectrum(objective(), **given), dict(asked)
+    with pytest.raises(KeyboardInterrupt):
+        ls.spectrum(objective(), **given, out=tmp_path / "out.h5", progress=Interrupting(1))
+    asked.clear()
+    later = ls.spectrum(objective(), **given, out=tmp_path / "out.h5")
+    assert asked == {name: rows[name] for name in "12"}  # without those of the first part
+    np.testing.assert_array_equal(later.alpha, at_once.alpha)
 
 
 def test_rows_are_as_many_as_fit_into_memory(monkeypatch, caplog):
