@@ -19,6 +19,7 @@ from landscape.autodiff.distributed import ALONE, Team
 from landscape.curvature import places, probing
 from landscape.curvature.algebra import Operator
 from landscape.curvature.places import Room
+from landscape.objective.objective import Objective
 
 
 class RoomOnce:
@@ -74,6 +75,11 @@ def trial_of(sizes: Sequence[int], batch_size: int) -> int:
     """
     enough = min(batch_size, max(sizes))
     return min((p for p, n in enumerate(sizes) if n >= enough), key=lambda p: sizes[p])
+
+
+def sizes_of(parts: Sequence[str], objective: Objective) -> list[int]:
+    """Return the numbers of samples of some of an objective's parts, by their names."""
+    return [len(objective.members[objective.part(name)]) for name in parts]
 
 
 def rows_beside(options: Options, row_bytes: int, entry: int, n: int, *, complete: bool) -> int:
@@ -159,7 +165,7 @@ def too_large(
     team, entry, objective = distributed.team(), operator.size * operator.dtype.itemsize, operator.objective
     if objective is None:
         return []
-    trial = operator.restrict([trial_of([len(own) for own in objective.members], objective.batch_size)])
+    trial = operator.restrict([trial_of(sizes_of(operator.parts, objective), objective.batch_size)])
     of_processes = team.gathered(torch.as_tensor(room.bytes(trial))[None]).numpy()
     free, process = of_processes.min(axis=0), int(of_processes[:, 0].argmin()) if team.size > 1 else None
 

@@ -21,7 +21,7 @@ from landscape.analyses import samples as of_samples
 from landscape.analyses.accuracy import draws_of
 from landscape.analyses.options import Options, Trace, Way, all_rows, sample_by_sample, trace_of, way_of_trace
 from landscape.analyses.pooled import row_products, to_keep
-from landscape.analyses.room import RoomOnce, is_ample, rows_beside, too_large, trial_of
+from landscape.analyses.room import RoomOnce, is_ample, rows_beside, sizes_of, too_large, trial_of
 from landscape.analyses.run_costs import costs_of_matrices
 from landscape.analyses.spectrum_costs import SpectrumCosts
 from landscape.autodiff import distributed, memory
@@ -356,7 +356,7 @@ class _OperatorJob(Job):
         self.operator, self.options, self.identity = operator, options, subject.identity
         self.objective = operator.objective
         self.room = RoomOnce(subject.memory_bytes)
-        self.costs = None if self.objective is None else [float(len(own)) for own in self.objective.members]
+        self.costs = None if self.objective is None else list(map(float, sizes_of(operator.parts, self.objective)))
         if self.objective is None:
             self.about = about_run(asdict(options), operator.device, operator.dtype) | dict(subject.source or {})
         else:
