@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import TypeVar
 from unittest import mock
 
 import hungry
@@ -17,6 +18,7 @@ import landscape as ls
 from landscape.analyses import eigenvectors
 from landscape.analyses.distances import Run
 from landscape.autodiff import dealing, distributed, memory
+from landscape.curvature import products
 from landscape.errors import InputError
 from landscape.objective import points
 from landscape.objective.draws import draw_samples
@@ -25,6 +27,7 @@ from landscape.objective.points import Point
 from tests.cases import CASES
 from tests.fitted import network
 
+T = TypeVar("T")
 ANALYSES = (ls.spectrum, ls.gradients, ls.features, ls.sharpness, ls.surface1d)  # imported before processes are forked
 ONE = {"rare": [2]}  # one sample, which most processes have none of
 
@@ -105,9 +108,9 @@ def evaluated(objective: Objective) -> None:
         objective.evaluate()
 
 
-def begin_anew(work: Callable[..., object], *words: object) -> None:
+def begin_anew(work: Callable[..., T], *words: object, **options: object) -> T:
     """Call a function with the requested batch size, whatever has fitted before."""
-    contextvars.copy_context().run(work, *words)
+    return contextvars.copy_context().run(work, *words, **options)
 
 
 def scarce(folder: Path) -> None:
@@ -126,6 +129,19 @@ def scarce(folder: Path) -> None:
         objective = hungry.objective(most, outputs, "all")
         begin_anew(evaluated, objective)
         begin_anew(analysis, objective, folder / f"scarce-{name}.h5")
+    surface = folder / "scarce-surface.h5"
+    found = begin_anew(ls.surface1d, hungry.objective(most, 2, "all"), n=5, out=surface)
+    distributed.barrier()  # the main process writes the file
+    assert found.provenance["batch_size"] == ls.load(surface).provenance["batch_size"]
+    real = products.by_reverse
+
+    def of_few(problem, kind, batch, vs):
+        if len(batch[1]) > most:
+            raise torch.OutOfMemoryError
+        return real(problem, kind, batch, vs)
+
+    with mock.patch.object(products, "by_reverse", of_few):  # so that products alone take fewer samples
+        begin_anew(analyses["hessian"], hungry.objective(100, 6, "all"), folder / "scarce-products.h5")
 
 
 def divided(objective: Objective, folder: Path) -> None:
@@ -217,7 +233,7 @@ def fail() -> list[str]:
 def starve(folder: Path) -> list[str]:
     """Let memory run out in the last process, in an attempt within another; return what each hears.
 
-    At last let it have too little for eigenvectors.
+    At last let it have too little for eigenvectors, and for parts.
     """
     heard = []
     for needed in (2, 0):  # samples of the outer attempt that leave memory to the inner one
@@ -241,6 +257,11 @@ def starve(folder: Path) -> list[str]:
     with mock.patch.object(memory, "room", return_value=objective.layout.size * 8 * (12 if is_last() else 100)):
         try:
             ls.sensitivity(objective, n=2, draws=1, out=folder / "starved.h5")
+        except Exception as error:  # whatever it is, the test shows it
+            heard.append(f"{type(error).__name__}: {error}")
+    with mock.patch.object(memory, "room", return_value=objective.layout.size * 8 * (9 if is_last() else 90)):
+        try:  # parts that would be dealt
+            ls.spectrum(objective, steps=30, probes=1, cache_bytes=0, out=folder / "starved-parts.h5")
         except Exception as error:  # whatever it is, the test shows it
             heard.append(f"{type(error).__name__}: {error}")
     return heard

@@ -16,9 +16,10 @@ from landscape.analyses.options import Options, Way
 from landscape.analyses.pooled import MOST_ROWS
 from landscape.autodiff import distributed
 from landscape.autodiff.distributed import ALONE, Team
-from landscape.curvature import places
+from landscape.curvature import places, probing
 from landscape.curvature.algebra import Operator
 from landscape.curvature.places import Room
+from landscape.objective.objective import Objective
 
 
 class RoomOnce:
@@ -74,6 +75,11 @@ def trial_of(sizes: Sequence[int], batch_size: int) -> int:
     """
     enough = min(batch_size, max(sizes))
     return min((p for p, n in enumerate(sizes) if n >= enough), key=lambda p: sizes[p])
+
+
+def sizes_of(parts: Sequence[str], objective: Objective) -> list[int]:
+    """Return the numbers of samples of some of an objective's parts, by their names."""
+    return [len(objective.members[objective.part(name)]) for name in parts]
 
 
 def rows_beside(options: Options, row_bytes: int, entry: int, n: int, *, complete: bool) -> int:
@@ -137,6 +143,8 @@ def too_large(
     options: Options,
     room: RoomOnce,
     rows: Callable[[str], int] = lambda name: 0,
+    *,
+    has_vectors: bool = True,
 ) -> list[str]:
     """Return the parts that all processes must compute together; all call this, as a team.
 
@@ -146,19 +154,33 @@ def too_large(
         options: of the spectrum.
         room: measures the room before the first part.
         rows: returns a bound on the bytes of the rows beside the vectors of a part.
+        has_vectors: the parts have vectors in any case, also if all rows are kept.
 
     Returns:
         Some of the names, the same in all processes; see `needs_all`.
+
+    Raises:
+        InputError: on all processes, if too few vectors of a part fit into the memory of one of them, even together.
     """
     team, entry, objective = distributed.team(), operator.size * operator.dtype.itemsize, operator.objective
     if objective is None:
         return []
-    trial = operator.restrict([trial_of([len(own) for own in objective.members], objective.batch_size)])
-    free = team.least(room.bytes(trial))
+    trial = operator.restrict([trial_of(sizes_of(operator.parts, objective), objective.batch_size)])
+    of_processes = team.gathered(torch.as_tensor(room.bytes(trial))[None]).numpy()
+    free, process = of_processes.min(axis=0), int(of_processes[:, 0].argmin()) if team.size > 1 else None
+
+    def kept(name: str, of: Team) -> int:
+        own = operator[name]
+        return (own.shared() if of.size > 1 else own).keeps
 
     def beside(name: str, of: Team) -> int:
-        own = operator[name]
-        return (own.shared() if of.size > 1 else own).keeps + rows(name) // of.size
+        return kept(name, of) + rows(name) // of.size
+
+    of_products = team.agreed(np.array([kept(name, team) for name in names]))
+    for name, keeps in zip(names, of_products, strict=True) if has_vectors else ():
+        most = room_of(free - [keeps, 0], entry, team)  # without any row
+        if options.way(most, operator.size) is Way.NONE:
+            probing.refuse_restart(operator, options.plan(most), part=name, process=process)
 
     found = [needs_all(options, operator.size, entry, free, partial(beside, name), team) for name in names]
     return [name for name, large in zip(names, team.agreed(np.array(found)), strict=True) if large]

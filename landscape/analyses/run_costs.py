@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from landscape.analyses.options import Options
-from landscape.analyses.room import needs_all, room_of
+from landscape.analyses.room import needs_all, room_of, sizes_of
 from landscape.autodiff import distributed
 from landscape.autodiff.costs import Known, Work
 from landscape.autodiff.distributed import ALONE, Team
@@ -81,7 +81,7 @@ def costs_of_matrices(operator: Operator, options: Options, memory_bytes: int | 
     own, most = operator[operator.parts[0]], options.max_steps or extremes.MOST
     room = Room.beside(own, memory_bytes)
     if operator.objective is not None:
-        sizes = [len(members) for members in operator.objective.members]
+        sizes = sizes_of(operator.parts, operator.objective)
         own = operator.restrict([int(np.argmax(sizes))])
         with distributed.together():
             room = _room_of_largest(own, options, sorted(sizes, reverse=True), memory_bytes)

@@ -6,8 +6,9 @@ and, if requested, groups that may overlap with them, such as all samples beside
 same numbers as an analysis of it alone.
 """
 
+import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -148,6 +149,10 @@ def _costs(
     return costs.Repeated(plans, n_stages)
 
 
+_VALUE = re.compile(r"^(eigenvector \d+ of .*|PC \d+) \([^()]*\)$")
+"""The name of a direction that ends with a number of one checkpoint; `directions` makes these names."""
+
+
 @dataclass(frozen=True)
 class _Whole:
     """The values that all checkpoints have in common."""
@@ -168,6 +173,8 @@ class _Whole:
 
     def of_stage(self, stage: Stage, snapshot: Snapshot, result: Result) -> Series:
         """Return the series of one checkpoint that has its result already."""
+        if isinstance(result, Surface):  # along the same kind of direction, whatever its eigenvalue is
+            result = replace(result, axes=tuple(_VALUE.sub(r"\1", axis) for axis in result.axes))
         edge, rule = stage.optimizer.edge if stage.optimizer else (None, "")
         return of_one(
             result,

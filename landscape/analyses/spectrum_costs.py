@@ -111,7 +111,7 @@ class SpectrumCosts:
         tracing = Work(what="tracing of the product, with its checks", prepare=lambda n: self.operator, divided=False)
         if not self.complete:
             yield tracing
-            _ = self._after_product  # before there are rows, whose memory would hide its own
+            _ = self._free  # before there are rows, whose memory would hide that of a product
         if self.by_samples:
             yield self._work("passes for single samples' gradients and curvatures", self._of_samples, 1.0)
         if not self._by_rows:
@@ -213,9 +213,9 @@ class SpectrumCosts:
         """Bytes that this process keeps of a row."""
         return self.team.largest(self.objective.layout.size) * self.objective.dtype.itemsize
 
-    @property
+    @cached_property
     def _free(self) -> np.ndarray:
-        """Bytes for vectors on the device and on the host."""
+        """Bytes for vectors on the device and on the host, as `RoomOnce` finds them before the first part."""
         _ = self._after_product  # it shows how much memory a product needs for a moment
         free: np.ndarray = np.array(places.free(self.objective.device, self.memory_bytes)) - self.lack
         return free

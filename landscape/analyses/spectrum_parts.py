@@ -19,9 +19,9 @@ from landscape.analyses import overlap as overlaps
 from landscape.analyses import sample_fields, summaries
 from landscape.analyses import samples as of_samples
 from landscape.analyses.accuracy import draws_of
-from landscape.analyses.options import Options, Trace, all_rows, sample_by_sample, trace_of, way_of_trace
+from landscape.analyses.options import Options, Trace, Way, all_rows, sample_by_sample, trace_of, way_of_trace
 from landscape.analyses.pooled import row_products, to_keep
-from landscape.analyses.room import RoomOnce, is_ample, rows_beside, too_large, trial_of
+from landscape.analyses.room import RoomOnce, is_ample, rows_beside, sizes_of, too_large, trial_of
 from landscape.analyses.run_costs import costs_of_matrices
 from landscape.analyses.spectrum_costs import SpectrumCosts
 from landscape.autodiff import distributed, memory
@@ -193,7 +193,7 @@ class _ObjectiveJob(Job):
             if per_sample.kept is not None and per_sample.complete and options.method != "lanczos":
                 return summaries.of_rows(per_sample, per_sample.kept, options, fields | {"provenance": self.about})
         own = kept.kept(self.operator[name].shared(), work, self.identity)
-        room = self.room(own, self._row_bytes(per_sample), self._trial(own, part))
+        room = self._room(own, part, per_sample)
         found = _by_products(own, options, self._trace(own, name, per_sample), room, report, per_sample)
         made = found.fields
         if per_sample is not None and options.sampling_errors:
@@ -214,6 +214,15 @@ class _ObjectiveJob(Job):
                 "%s: more than %d rows are needed, and no more fit into memory: products replace them", name, most
             )
 
+    def _room(self, own: Operator, part: int, per_sample: of_samples.Samples | None) -> Room:
+        """Return the room for the vectors of a part; if it is too small, rows kept of other parts leave it."""
+        trial = self._trial(own, part)
+        room = self.room(own, self._row_bytes(per_sample), trial)
+        if self.options.way(room, own.size) is Way.BASIS:
+            return room
+        self.lengths = {p: found for p, found in self.lengths.items() if p == part}  # the others are measured again
+        return self.room(own, self._row_bytes(per_sample), trial)
+
     def _row_bytes(self, per_sample: of_samples.Samples | None) -> int:
         """Return the memory of the rows of this part, and of those that are kept until all parts are done."""
         own = 0 if per_sample is None or per_sample.kept is None else per_sample.kept.rows.n_bytes
@@ -230,6 +239,9 @@ class _ObjectiveJob(Job):
         if options.method == "rows":
             return []
         row_bytes, complete = self.row_bytes * self.by_samples, all_rows(used, self.kind, options)
+        has_vectors = not (row_bytes and complete and options.method == "auto")
+        if not has_vectors and distributed.team().size == 1:
+            return []
 
         def rows_of(name: str) -> int:
             n = len(used.members[self.objective.part(name)])
@@ -239,7 +251,7 @@ class _ObjectiveJob(Job):
             free = distributed.team().least(np.array(places.free(used.device, None)))
             if is_ample(options, used.layout.size, entry, free, self.subject.cache_bytes + max(map(rows_of, names))):
                 return []
-        return too_large(names, self.operator, options, self.room, rows_of)
+        return too_large(names, self.operator, options, self.room, rows_of, has_vectors=has_vectors)
 
     def _per_sample(self, objective: Objective, part: int) -> of_samples.Samples:
         later = to_keep(self.used, self.row_bytes // 2) if self.options.sampling_errors else None
@@ -344,7 +356,7 @@ class _OperatorJob(Job):
         self.operator, self.options, self.identity = operator, options, subject.identity
         self.objective = operator.objective
         self.room = RoomOnce(subject.memory_bytes)
-        self.costs = None if self.objective is None else [float(len(own)) for own in self.objective.members]
+        self.costs = None if self.objective is None else list(map(float, sizes_of(operator.parts, self.objective)))
         if self.objective is None:
             self.about = about_run(asdict(options), operator.device, operator.dtype) | dict(subject.source or {})
         else:

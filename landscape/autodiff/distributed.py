@@ -396,10 +396,15 @@ def others_may_be_lost() -> Generator[None, None, None]:
     except (RuntimeError, TimeoutError) as error:  # the backends raise the same for faults of this process
         if not _LOST.search(str(error)):
             raise
-        raise RankError(
-            "another process of this run has ended, or does not answer; its own message says why. What is finished is "
-            f"kept: repeat the command to go on from there ({one_line(error):.160})"
-        ) from error
+        raise lost(error) from error
+
+
+def lost(error: Exception) -> RankError:
+    """Return the error of a process that has lost another one, given what it has seen of that."""
+    return RankError(
+        "another process of this run has ended, or does not answer; its own message says why. What is finished is "
+        f"kept: repeat the command to go on from there ({one_line(error):.160})"
+    )
 
 
 _LOST = re.compile(

@@ -97,12 +97,13 @@ def halving(compute: Callable[[], T]) -> T:
         The function's result.
 
     Raises:
-        RankError: another process of the team has no memory for a single sample.
+        RankError: another process of the team has no memory for the fewest samples that can be taken at a time; these
+            are several where checks compare samples with each other.
     """
     if _within.get():
         return compute()
     team = distributed.team()
-    _most.set(_least(team, _most.get()))
+    agree()
     while True:
         _taken.set(0)
         token = _within.set(True)
@@ -114,7 +115,8 @@ def halving(compute: Callable[[], T]) -> T:
             left = _least(team, sys.maxsize)
             if not left:
                 raise RankError(
-                    "another process of this run has no memory for a single sample; its own message says more"
+                    "another process of this run has no memory for the fewest samples that can be taken at a time; its "
+                    "own message says more"
                 ) from error
         except Exception as error:  # each allocator has its own
             if not is_of_memory(error):
@@ -138,6 +140,11 @@ def _least(team: distributed.Team, samples: int) -> int:
     return int(team.least(np.array([samples]))[0])
 
 
+def agree() -> None:
+    """Let no process of the team take more samples at a time than have fitted into the memory of each."""
+    _most.set(_least(distributed.team(), _most.get()))
+
+
 def begin() -> None:
     """Begin a run, in which no more samples are processed at a time than have fitted; the peaks of GPUs start anew."""
     _fewest.set(_most.get())
@@ -151,8 +158,8 @@ def note_fewer(samples: int) -> None:
 
 
 def fewest(batch_size: int) -> int:
-    """Return the smallest number of samples at a time of this run, given the number that was requested."""
-    return min(batch_size, _fewest.get())
+    """Return the smallest number of samples at a time of this run in the team, given the number that was requested."""
+    return _least(distributed.team(), min(batch_size, _fewest.get()))
 
 
 def most_so_far() -> int:

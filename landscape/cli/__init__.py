@@ -7,9 +7,11 @@ so `landscape --help` and `landscape plot` start without torch. Other packages a
 "landscape.commands"; this package's own names have priority. Begin with `hessian`.
 """
 
+import _thread
 import logging
 import os
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Generator, Sequence
@@ -61,6 +63,7 @@ _SECTIONS = {
     "Show results": ("plot", "compare", "report", "export", "info"),
 }  # fmt: skip
 _OTHERS = "Train, and commands of other packages"
+_SOON = 0.05  # seconds
 
 
 class Commands(cloup.Group):
@@ -173,7 +176,7 @@ def main(args: Sequence[str] | None = None) -> int:
         user can correct; 130 for an interruption.
     """
     words = list(sys.argv[1:] if args is None else args)
-    with _logging(), named_by(naming.as_option), warnings.catch_warnings():
+    with _logging(), _interruptible(), named_by(naming.as_option), warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*torch.jit.*", FutureWarning)  # by PyTorch 2.15 of its own forward mode
         try:
             code = root.main(words or ["--help"], prog_name="landscape", standalone_mode=False)
@@ -232,6 +235,28 @@ def _logging() -> Generator[None, None, None]:
         logging.getLogger().removeHandler(handler)
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
+
+
+@contextmanager
+def _interruptible() -> Generator[None, None, None]:
+    """Interrupt the command once more after a Ctrl-C that came where Python ignores errors, as in a destructor."""
+    before, timers = sys.unraisablehook, list[threading.Timer]()
+
+    def hook(ignored: "sys.UnraisableHookArgs") -> None:
+        if not issubclass(ignored.exc_type, KeyboardInterrupt):
+            before(ignored)
+            return
+        timers.append(timer := threading.Timer(_SOON, _thread.interrupt_main))  # when Python has left this place
+        timer.daemon = True
+        timer.start()
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+        for timer in timers:
+            timer.cancel()
 
 
 def _give_up_lost_output() -> None:

@@ -139,7 +139,9 @@ def free(device: torch.device, limit: int | None) -> tuple[int, int]:
     return on_device, memory.room(torch.device("cpu"), None) if memory.is_apart(device) else 0
 
 
-def refuse(room: Room, size: int, dtype: torch.dtype, needed: int, lower: str) -> NoReturn:
+def refuse(
+    room: Room, size: int, dtype: torch.dtype, needed: int, lower: str, *, part: str = "", process: int | None = None
+) -> NoReturn:
     """Refuse a computation for which too few vectors fit into memory.
 
     Args:
@@ -148,14 +150,17 @@ def refuse(room: Room, size: int, dtype: torch.dtype, needed: int, lower: str) -
         dtype: of the vectors.
         needed: number of vectors.
         lower: the options that leave more memory to vectors.
+        part: the part of the data, if others are not refused.
+        process: number of the process with the least memory, if there are several.
 
     Raises:
         InputError: always.
     """
+    of = "memory" if process is None else f"the memory of process {process}"
     raise InputError(
-        f"{max(room.on_device, 0)} vectors of {size:,} parameters ({size * dtype.itemsize / 1e9:.3g} GB each) fit into "
-        f"memory beside the model, and {needed} are needed: raise {arg('memory_bytes')}, lower {lower}, or choose some "
-        f"{arg('params')}"
+        f"{f'part {part}: ' if part else ''}{max(room.on_device, 0)} vectors of {size:,} parameters "
+        f"({size * dtype.itemsize / 1e9:.3g} GB each) fit into {of} beside the model, and {needed} are needed: raise "
+        f"{arg('memory_bytes')}, lower {lower}, or choose some {arg('params')}"
     )
 
 

@@ -19,7 +19,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 import torch
@@ -271,13 +271,19 @@ def capacity(operator: "Operator", plan: Plan, place: Place) -> int:
     Raises:
         InputError: they are too few for a restarted run.
     """
-    room, least = plan.room or Room(0), _wanted(plan, operator.size) + bounded.LEAST
+    room = plan.room or Room(0)
     found = room.fits(place, bounded.BESIDE)
-    if found < least:
-        needed = bounded.BESIDE + (0 if place.on_host else place.team.largest(least))
-        lower = f"{arg('cache_bytes')} or {arg('batch_size')}"
-        refuse(room, operator.size, operator.dtype, needed, lower)
+    if found < _wanted(plan, operator.size) + bounded.LEAST:
+        refuse_restart(operator, plan)
     return found
+
+
+def refuse_restart(operator: "Operator", plan: Plan, *, part: str = "", process: int | None = None) -> NoReturn:
+    """Refuse a matrix for which the vectors of a restarted run do not fit; see `places.refuse`."""
+    room, least = plan.room or Room(0), _wanted(plan, operator.size) + bounded.LEAST
+    needed = bounded.BESIDE + (0 if room.largest.on_host else room.largest.team.largest(least))
+    lower = f"{arg('cache_bytes')} or {arg('batch_size')}"
+    refuse(room, operator.size, operator.dtype, needed, lower, part=part, process=process)
 
 
 def _wanted(plan: Plan, size: int) -> int:

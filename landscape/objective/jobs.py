@@ -14,7 +14,8 @@ runs out in one of them. The `batch_size` in the provenance is then the smaller 
 """
 
 import heapq
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,7 @@ import numpy as np
 from landscape.autodiff import dealing, devices, distributed, memory
 from landscape.autodiff.costs import Plan, refuse_undeclared, wanted
 from landscape.autodiff.costs import declare as costs_declared
-from landscape.errors import InputError, arg
+from landscape.errors import InputError, StoreError, arg
 from landscape.results import R, store
 from landscape.results.axes import concatenate
 from landscape.results.journal import Journal
@@ -110,8 +111,9 @@ def run(
         progress: called before each unit and at the end. With several ranks it counts the units that all have finished.
         costs: of the units, in any unit of measure; None if they cannot be shared. `compute` of a unit that can be
             shared asks `distributed.team` for its samples, and its sums are those of all ranks.
-        too_large: returns which of some units only all ranks together have the memory for; called by all of them
-            together, if some unit would be dealt, and returns the same on all. None means that there are none.
+        too_large: returns which of some units only all ranks together have the memory for, or refuses what none has it
+            for; called by all of them together, if some unit would be dealt, or by one rank that is alone, and returns
+            the same on all. None means that there are none.
 
     Returns:
         One result with the parts of all units, in the order of `units`; on every rank the same.
@@ -125,7 +127,7 @@ def run(
     if not units or len(set(units)) < len(units):
         raise InputError(f"a run needs units that all differ, got {', '.join(map(repr, units)) or 'none'}")
     if journal is None:
-        return _run_alone(units, compute, progress)
+        return _run_alone(units, compute, progress, too_large)
 
     missing, n_shared = _in_order(units, journal, costs, too_large)
 
@@ -140,18 +142,45 @@ def run(
                 if distributed.is_main():
                     journal.write(unit, result)
         dealt = missing[n_shared:]
-        for i in dealing.deal(len(dealt), journal.folder):
-            journal.write(dealt[i], found(dealt[i]))
+        with _owner_may_be_lost(journal):
+            for i in dealing.deal(len(dealt), journal.folder):
+                with _begun(dealt[i], journal):
+                    journal.write(dealt[i], found(dealt[i]))
         if progress:
             progress(len(units), len(units), "")
         result = cast(R, journal.merge(units))
-        distributed.barrier()  # the owner may now finish the journal: no rank reads it any more
+        with distributed.together():  # also, the owner may now finish the journal: no rank reads it any more
+            memory.agree()  # as what is computed after this run states the samples at a time
     except KeyboardInterrupt as error:
         kept = len(journal.done().intersection(units))
         again = f"repeat the command, without {arg('overwrite', True)}, to go on from there"
-        advice = again if kept or journal.in_work() else "nothing is kept"
+        any_kept = any(journal.folder.glob("unit-*"))  # also of earlier runs of units in the same folder
+        advice = again if any_kept or journal.in_work() else "nothing is kept"
         raise Interrupted(f"interrupted: {kept} of {len(units)} units are finished; {advice}") from error
     return result
+
+
+@contextmanager
+def _owner_may_be_lost(journal: Journal) -> Generator[None, None, None]:
+    """Turn errors after the owner of a journal has ended, and removed its folder, into one line that says so."""
+    try:
+        yield
+    except (OSError, RuntimeError, StoreError) as error:
+        if distributed.world() == 1 or journal.folder.exists():
+            raise
+        raise distributed.lost(error) from error
+
+
+@contextmanager
+def _begun(unit: str, journal: Journal) -> Generator[None, None, None]:
+    """Mark a unit as begun while it is computed, so that an owner of the journal that ends leaves the folder to it."""
+    mark = journal.work(f"{unit}, begun")
+    if distributed.world() > 1:
+        mark.touch()
+    try:
+        yield
+    finally:
+        mark.unlink(missing_ok=True)
 
 
 def _marked(compute: Callable[[str, Callable[[float], None]], R]) -> Callable[[str, Callable[[float], None]], R]:
@@ -177,6 +206,8 @@ def _in_order(
     with distributed.together():  # a file may be seen by one rank before the others
         is_missing = distributed.team().agreed(np.array([unit not in finished for unit in units]))
     missing = [unit for unit, missed in zip(units, is_missing, strict=True) if missed]
+    if missing and too_large is not None and distributed.world() == 1:
+        memory.halving(partial(too_large, missing))
     if costs is None or distributed.world() == 1:
         return missing, 0
     of_missing = {unit: cost for unit, cost in zip(units, costs, strict=True) if unit in missing}
@@ -229,10 +260,15 @@ def _last_end(costs: Sequence[float], ranks: int) -> float:
 
 
 def _run_alone(
-    units: Sequence[str], compute: Callable[[str, Callable[[float], None]], R], progress: Progress | None
+    units: Sequence[str],
+    compute: Callable[[str, Callable[[float], None]], R],
+    progress: Progress | None,
+    too_large: Callable[[Sequence[str]], Collection[str]] | None,
 ) -> R:
     if distributed.world() > 1:
         raise InputError(f"{distributed.world()} processes share their work through a journal: give {arg('out')}")
+    if too_large is not None:
+        memory.halving(partial(too_large, units))
     results: list[R] = []
     for i, unit in enumerate(units):
         try:

@@ -121,6 +121,17 @@ def test_what_the_run_refuses_is_refused_by_its_estimate(monkeypatch):
         ls.estimate(ls.spectrum, objective(), operator="ggn", method="rows")
 
 
+def test_rows_that_are_measured_for_the_estimate_take_no_room_from_vectors(monkeypatch):
+    entry, measured, real = 8 * objective().layout.size, [], samples.samples
+    monkeypatch.setattr(samples, "samples", lambda *a, **k: measured.append(1) or real(*a, **k))
+    monkeypatch.setattr(memory, "room", lambda device, limit: (10 if measured else 400) * entry)  # as the peak is high
+    given = {"steps": 5, "probes": 1, "cache_bytes": 10 * entry, "memory_bytes": 1}
+    assert ls.estimate(ls.spectrum, objective(), **given).costs
+    assert measured
+    measured.clear()
+    ls.spectrum(objective(), **given)
+
+
 def test_an_accuracy_counts_pilot_draws_and_says_that_more_is_not_known():
     generator = torch.Generator().manual_seed(0)
     inputs, labels = torch.randn(210, 6, generator=generator), torch.arange(210) % 2

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import ranks
 import torch
+from refusals import missing
 
 import landscape as ls
 from landscape.autodiff import distributed
@@ -40,7 +41,9 @@ NAMES = (
     "seen",
 )
 LOST = ("killed", "hung", "killed-dealt", "hung-dealt", "killed-first")
-SCARCE = ("scarce-hessian", "scarce-rows", "scarce-gradients", "scarce-features", "scarce-sharpness")
+SCARCE = tuple(
+    f"scarce-{name}" for name in ("hessian", "rows", "gradients", "features", "sharpness", "surface", "products")
+)
 WAYS = ("traced", "classes", "exact-trace", "sampled-trace", "empirical", "sum", "batches", "uneven")
 DRAWN = ("drawn", "drawn-surface", "drawn-gradients")
 LARGER = (*WAYS, *SCARCE, *DRAWN, "features-errors", "accuracy", "gradients-in-blocks")
@@ -165,11 +168,14 @@ def test_a_processs_own_fault_is_not_said_to_be_anothers_and_other_steps_than_th
 def test_where_one_process_runs_out_of_memory_within_an_attempt_all_begin_again_or_all_end(runs):
     first, last = ((runs["killed"] / f"starved-{rank}").read_text().splitlines() for rank in range(2))
     assert first[0] == last[0] == "2 samples"
-    assert first[1].startswith("RankError: another process of this run has no memory for a single sample")
+    assert first[1].startswith("RankError: another process of this run has no memory for the fewest samples that can")
     assert last[1].startswith("OutOfMemoryError: none beside 1 samples")
     assert first[2] == last[2]
     assert first[2].startswith("InputError: ")
     assert "memory_bytes" in first[2]
+    assert first[3] == last[3]
+    assert first[3].startswith("InputError: ")
+    assert not missing(first[3], "9", "process 1", "memory_bytes")
 
 
 # The rule by which parts are shared or dealt -------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from interruptions import Interrupting
 from refusals import refused
 
 import landscape as ls
@@ -14,6 +15,7 @@ from landscape.analyses.options import Options
 from landscape.analyses.room import RoomOnce, is_ample, needs_all, trial_of
 from landscape.autodiff import memory
 from landscape.autodiff.distributed import Team
+from landscape.curvature.algebra import Operator
 from landscape.curvature.matrices import matrix
 from landscape.errors import InputError
 from tests.cases import CASES
@@ -56,6 +58,26 @@ def test_a_part_smaller_than_a_batch_does_not_show_what_products_need(monkeypatc
     monkeypatch.setattr(spectrum_parts, "RoomOnce", Seen)
     ls.spectrum(objective(), steps=3, probes=1, backend="reverse")  # 9, 5 and 1 samples in batches of 4
     assert tried == ["0", "1", "1"]
+
+
+def test_rows_kept_of_other_parts_take_no_room_that_vectors_need(monkeypatch, tmp_path):
+    asked = {}
+
+    class Seen(RoomOnce):
+        def __call__(self, operator, rows=0, trial=None):
+            asked[operator.parts[0]] = rows
+            return super().__call__(operator, rows, trial)
+
+    monkeypatch.setattr(spectrum_parts, "RoomOnce", Seen)
+    with_room_for(monkeypatch, 45)  # for no basis
+    given = {"steps": 30, "probes": 1, "vectors": 0}
+    at_once, rows = ls.spectrum(objective(), **given), dict(asked)
+    with pytest.raises(KeyboardInterrupt):
+        ls.spectrum(objective(), **given, out=tmp_path / "out.h5", progress=Interrupting(1))
+    asked.clear()
+    later = ls.spectrum(objective(), **given, out=tmp_path / "out.h5")
+    assert asked == {name: rows[name] for name in "12"}  # without those of the first part
+    np.testing.assert_array_equal(later.alpha, at_once.alpha)
 
 
 def test_rows_are_as_many_as_fit_into_memory(monkeypatch, caplog):
@@ -116,3 +138,20 @@ def test_the_trial_is_the_smallest_part_that_fills_a_batch():
     assert trial_of([9, 5, 1], 4) == 1
     assert trial_of([9, 5, 1], 8) == 0
     assert trial_of([2, 3, 1], 8) == 1
+
+
+def test_a_part_without_room_is_refused_before_another_is_computed(monkeypatch):
+    entry = with_room_for(monkeypatch, 19 + 5)
+    real = Operator.__getitem__
+
+    def hungry(operator, name):
+        return replace(real(operator, name), keeps=6 * entry if name == "1" else 0)
+
+    monkeypatch.setattr(Operator, "__getitem__", hungry)
+    done = []
+    for given in ({}, {"memory_bytes": 1}):
+        with refused(InputError, "1", 18, 19, memory_bytes=""):
+            ls.spectrum(
+                objective(), steps=30, probes=1, sampling_errors=False, trace="probes", finished=done.append, **given
+            )
+    assert not done

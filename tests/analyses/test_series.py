@@ -10,6 +10,7 @@ from refusals import refused
 from torch import nn
 
 import landscape as ls
+from landscape.analyses import directions
 from landscape.errors import InputError, StoreError
 from landscape.objective.objective import Objective
 
@@ -250,3 +251,17 @@ def test_a_group_with_too_many_rows_is_beside_parts_by_rows(run):
     for own in map(found.at, range(3)):
         assert [own.ran(p) for p in range(4)] == [True, False, False, False]
         assert own.has_density
+
+
+def test_lines_along_the_eigenvectors_of_each_checkpoint_are_joined(run, tmp_path):
+    def along_eigenvector(here, **options):
+        return ls.surface1d(here, directions.eigen(here, ["all"], 1), n=3, **options)
+
+    found = ls.series(along_eigenvector, objective(), str(run / "net-*.pt"), out=tmp_path / "lines.h5")
+    assert found.axes == ("eigenvector 1 of all",)
+    for k in range(3):
+        own = along_eigenvector(at(run, k))
+        assert own.axes != found.axes  # it has the eigenvalue
+        np.testing.assert_allclose(found.at(k).loss, own.loss, rtol=1e-9)
+    longer = ls.series(along_eigenvector, objective(), str(run / "net-*.pt"), out=tmp_path / "lines.h5", extend=True)
+    np.testing.assert_array_equal(longer.loss, found.loss)

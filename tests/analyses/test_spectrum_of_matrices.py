@@ -158,6 +158,9 @@ def test_an_objectives_operator_gives_the_spectrum_of_its_objective():
         if item.name != "provenance":
             value, wanted = getattr(found, item.name), getattr(expected, item.name)
             np.testing.assert_equal(value, wanted, item.name)
+    last = operator["2"]  # whose position among its own parts is another one
+    assert ls.estimate(ls.spectrum, last, steps=8, probes=2).costs[0].times == 8 * 2
+    assert ls.spectrum(last, steps=8, probes=2).loss[0] == expected.loss[2]
     one = ls.spectrum(operator["1"], steps=8, probes=2)
     assert one.parts == ("1",)
     assert np.array_equal(one.alpha[0], expected.alpha[1], equal_nan=True)

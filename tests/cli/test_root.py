@@ -3,8 +3,10 @@
 import logging
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from importlib import metadata
 
 import click
@@ -187,3 +189,24 @@ def test_output_that_cannot_be_written_is_one_line_and_exit_code_2(words):
         )
     assert done.returncode == 2
     assert done.stderr == "landscape: error: the output cannot be written: No space left on device\n"
+
+
+def test_ctrl_c_in_a_destructor_ends_the_command(added):
+    class Last:
+        def __del__(self):
+            signal.raise_signal(signal.SIGINT)
+
+    def action():
+        Last()  # and Python ignores what a destructor raises
+        end = time.monotonic() + 20
+        while time.monotonic() < end:
+            time.sleep(0.01)
+
+    added("dishes", action)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    hook = sys.unraisablehook
+    try:
+        assert cli.main(["dishes"]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert sys.unraisablehook is hook

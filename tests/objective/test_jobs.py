@@ -1,5 +1,6 @@
 """The loop: finished units are not computed again, whatever ended the run; ranks share units without overlap."""
 
+import shutil
 import signal
 from pathlib import Path
 
@@ -8,10 +9,10 @@ import torch.distributed as dist
 from fresh import Program
 from made import spectrum
 from ranks import variables
-from refusals import refused
+from refusals import missing, refused
 
 from landscape.autodiff import dealing, distributed
-from landscape.errors import InputError, NumericalError, StoreError
+from landscape.errors import InputError, NumericalError, RankError, StoreError
 from landscape.objective import jobs
 from landscape.results.journal import Journal
 from landscape.results.store import load
@@ -93,6 +94,13 @@ def test_an_interrupt_with_nothing_finished_promises_nothing(tmp_path):
     assert str(caught.value) == "interrupted: 1 of 4 units were finished; nothing is kept"
 
 
+def test_an_interrupt_says_that_earlier_pieces_are_kept(tmp_path):
+    with Journal.open(tmp_path / "out.h5", {}) as journal:
+        jobs.run(UNITS, Compute(), journal.within("first"))
+        with refused(jobs.Interrupted, 0, 4, overwrite=True):
+            jobs.run(UNITS, Compute("b", KeyboardInterrupt), journal.within("second"))
+
+
 @pytest.mark.parametrize(("units", "found"), [((), "none"), (("a", "b", "a"), "'a', 'b', 'a'")])
 def test_units_must_differ(units, found):
     with refused(InputError, found):
@@ -125,6 +133,11 @@ def compute(unit, report):
     if unit == "c/d" and ending == "wait":
         print("waiting", flush=True)
         time.sleep(60)
+    if ending == "leave":  # the main rank is interrupted at its first unit, the other finishes its own after that
+        print("waiting", flush=True)
+        time.sleep(60 if distributed.is_main() else 0)
+        while not os.path.exists(f"{folder}/left"):
+            time.sleep(0.01)
     if unit == "b" and ending == "share":  # the rank that draws the first unit does so until the others are done
         while sum(1 for _ in open(f"{folder}/log")) < 4:
             time.sleep(0.01)
@@ -187,6 +200,40 @@ def test_two_ranks_compute_each_unit_once_and_the_free_one_takes_more(tmp_path):
     assert [unit for rank, unit in lines if rank == slow] == ["b"]
     assert load(tmp_path / "out.h5").parts == UNITS
     assert sorted(p.name for p in tmp_path.iterdir()) == ["log", "out.h5"]
+
+
+def test_an_interrupted_main_rank_leaves_the_folder_to_the_others(tmp_path):
+    main, other = (Program(COMMAND, tmp_path, "leave", env=own) for own in variables())
+    assert main.said("waiting"), main.errors
+    assert other.said("waiting"), other.errors
+    main.send(signal.SIGINT)
+    code, _, errors = main.ended()
+    assert code == 1
+    assert not missing(errors, "interrupted", 0, 4, "overwrite=True")
+    (tmp_path / "left").touch()
+    code, _, errors = other.ended()
+    assert code == 1
+    assert RankError.__name__ in errors.splitlines()[-1]
+    finished = [line[2:] for line in (tmp_path / "log").read_text().splitlines() if line[0] == "1"]
+    compute = Compute()
+    with jobs.open_journal(tmp_path / "out.h5", {"steps": 3}) as journal:
+        journal.finish(jobs.run(UNITS, compute, journal))
+    assert finished
+    assert compute.asked == [unit for unit in UNITS if unit not in finished]
+    assert not (tmp_path / "out.h5.partial").exists()
+
+
+def test_a_rank_whose_folder_the_main_one_has_removed_has_lost_that_rank(tmp_path, monkeypatch):
+    with Journal.open(tmp_path / "out.h5", {}) as journal:
+
+        def compute(unit, report):
+            monkeypatch.setattr(distributed, "world", lambda: 2)
+            shutil.rmtree(journal.folder)
+            return spectrum(unit)
+
+        with refused(RankError):
+            jobs.run(UNITS, compute, journal)
+        monkeypatch.undo()
 
 
 def test_all_ranks_end_when_the_main_one_cannot_open_the_journal(tmp_path):
