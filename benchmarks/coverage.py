@@ -23,7 +23,7 @@ import landscape as ls
 from landscape.curvature import rows
 from landscape.curvature.kinds import KINDS
 from landscape.objective import draws
-from landscape.results import inference, matched
+from landscape.results import inference, matched, permutation
 from landscape.results.gram import Gram
 from landscape.results.pool import Pool
 
@@ -258,7 +258,7 @@ def uniform_p(gram: Gram, traces: np.ndarray, uncertainty: np.ndarray, repetitio
                     n=len(chosen),
                 ),
             )
-            trials = inference.TRIALS if seed < POWERED else 0
+            trials = permutation.TRIALS if seed < POWERED else 0
             means = float(together.uncertainty[:small].mean()), of_large
             found = matched.pair(together, (small, large), means).tests(repetitions=199, trials=trials, seed=seed)
             p.append([found[name].p for name in matched.NUMBERS])

@@ -6,9 +6,9 @@ from dataclasses import asdict
 from typing import Any
 
 from landscape.cli.console import Console
-from landscape.results import Spectrum, inference, matched, written
+from landscape.results import Spectrum, matched, permutation, written
 
-HEADS = ["part", "samples", "number", "value", "as many of both, 5 to 95 %", "p", f"finds {inference.RATIO:g} x"]
+HEADS = ["part", "samples", "number", "value", "as many of both, 5 to 95 %", "p", f"finds {permutation.RATIO:g} x"]
 PAIRED_HEADS = ["part", "samples", "number", "difference", "p"]
 
 
@@ -53,7 +53,7 @@ def show(console: Console, names: Sequence[str], results: Sequence[Spectrum]) ->
         console.say(
             f"p is two-sided, for {len(tests)} tests together (Holm); one test gives at least {least:.2g}, the "
             f"smallest of all at least {min(1, len(tests) * least):.2g}. The last column is how often one test alone "
-            f"would find a true ratio of {inference.RATIO:g} at 5 %: a large p is no equality"
+            f"would find a true ratio of {permutation.RATIO:g} at 5 %: a large p is no equality"
         )
         if found.gram is None:
             console.say("lambda_max is not compared: the file keeps no rows of its parts")

@@ -13,8 +13,8 @@ from scipy.optimize import brentq
 from scipy.special import stdtr
 
 from landscape.errors import InputError, arg
-from landscape.results import inference
-from landscape.results.inference import Matched
+from landscape.results import inference, permutation
+from landscape.results.permutation import Matched
 from landscape.results.pool import Pool, pool
 from landscape.results.spectrum import Spectrum
 
@@ -108,8 +108,8 @@ class Pair:
         """Standard errors of the numbers of both parts because their samples are draws, (2, k)."""
         return np.array([_of_draw(self.together, self.copies, p, self.names) for p in range(2)])
 
-    def tests(self, *, repetitions: int, trials: int = inference.TRIALS, seed: int = 0) -> dict[str, Matched]:
-        """Compare the part's numbers with those of as many samples drawn from both, as `inference.matched` does.
+    def tests(self, *, repetitions: int, trials: int = permutation.TRIALS, seed: int = 0) -> dict[str, Matched]:
+        """Compare the part's numbers with those of as many samples drawn from both, as `permutation.matched` does.
 
         Args:
             repetitions: draws of each test.
@@ -119,7 +119,7 @@ class Pair:
         Returns:
             The comparison of each available one of `NUMBERS`.
         """
-        made = inference.matched(
+        made = permutation.matched(
             self.numbers,
             self.together.part == 0,
             self.copies,
@@ -220,7 +220,7 @@ def _two(found: Spectrum, p: int, largest: int) -> Pair:
 
 
 def against_largest(
-    found: Spectrum, *, repetitions: int | None = None, trials: int = inference.TRIALS, seed: int = 0
+    found: Spectrum, *, repetitions: int | None = None, trials: int = permutation.TRIALS, seed: int = 0
 ) -> list[Against]:
     """Compare each part with the largest part at the number of samples of the smaller part.
 
@@ -250,7 +250,7 @@ def against_largest(
         tells = repetitions or int(np.clip(100 * len(two.names) * len(others), 1000, 4000))
         made = two.tests(repetitions=tells, trials=trials, seed=seed)
         tests += [(found.parts[p], name, two.size, test) for name, test in made.items()]
-    adjusted = inference.adjusted(np.array([test.p for *_, test in tests]))
+    adjusted = permutation.adjusted(np.array([test.p for *_, test in tests]))
     return [
         Against(part=part, number=name, n=n, test=test, p=float(p))
         for (part, name, n, test), p in zip(tests, adjusted, strict=True)
@@ -312,7 +312,7 @@ def paired(first: Spectrum, second: Spectrum) -> list[Paired]:
     for part in (part for part in first.parts if part in second.parts and part not in others):
         one, other = (_of_each(spectrum, spectrum.parts.index(part)) for spectrum in (first, second))
         found += [(part, name, len(one[0]), *difference(one, other, name)) for name in NUMBERS]
-    adjusted = inference.adjusted(np.array([one[-1] for one in found]))
+    adjusted = permutation.adjusted(np.array([one[-1] for one in found]))
     return [
         Paired(part=part, number=name, n=n, difference=difference, stderr=error, p=float(p))
         for (part, name, n, difference, error, _), p in zip(found, adjusted, strict=True)
