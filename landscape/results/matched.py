@@ -96,12 +96,19 @@ class Pair:
 
     @property
     def names(self) -> list[str]:
-        """The available ones of `NUMBERS`."""
-        return list(_numbers(self.together, self.together.of(0)))
+        """The available ones of `NUMBERS`: those per uncertainty need parts whose uncertainty is known and positive."""
+        divisible = all(self.together.of(p) @ self.together.uncertainty > 0 for p in range(2))
+        there = NUMBERS if self.together.gram is not None else NUMBERS[:2]
+        return [name for name in there if divisible or not name.endswith("per uncertainty")]
 
     def numbers(self, weights: np.ndarray, factors: np.ndarray | float = 1.0) -> np.ndarray:
         """Return the numbers for any weights of the samples and factors of their curvature, both (n,)."""
-        return np.array(list(_numbers(self.together, weights, factors).values()))
+        below, own = float(weights @ self.together.uncertainty), weights * factors
+        found = {"trace": float(own @ self.together.traces)}
+        if self.together.gram is not None:
+            found["lambda_max"] = self.together.gram.top(own)[0]
+        found |= {f"{name} per uncertainty": n / below if below > 0 else 0.0 for name, n in found.items()}
+        return np.array([found[name] for name in self.names])
 
     @property
     def errors(self) -> np.ndarray:
@@ -147,7 +154,8 @@ def pair(together: Pool, n_samples: Sequence[int] | np.ndarray, uncertainty: Seq
         own = together.part == q
         weights = together.weights[own]
         if _varies(weights):
-            amount = np.nan_to_num(together.uncertainty[own])
+            amount = together.uncertainty[own]  # if it is unknown, the number alone is made right
+            amount = amount if np.isfinite(amount).all() else np.zeros(len(amount))
             copies[own] = _stand_for(int(n) * weights, amount, int(n), float(mean))
     return Pair(together=together, copies=copies, size=round(float(copies[together.part == 0].sum())))
 
@@ -207,7 +215,7 @@ def _of_draw(together: Pool, copies: np.ndarray, p: int, names: Sequence[str]) -
     below = inference.draws(together.uncertainty[own], weights, chances)
     errors = {name: inference.stderr(values) for name, values in x.items()}
     errors |= {f"{name} per uncertainty": inference.ratio(values, below)[1] for name, values in x.items()}
-    return np.nan_to_num([errors[name] for name in names])
+    return np.array([errors[name] for name in names])
 
 
 def _two(found: Spectrum, p: int, largest: int) -> Pair:
@@ -282,17 +290,6 @@ def as_many_of_both(found: Spectrum, *, repetitions: int = 200, seed: int = 0) -
             ends = quantiles.setdefault(name, np.full((len(found.parts), 3), np.nan))
             ends[p] = test.low, test.median, test.high
     return quantiles
-
-
-def _numbers(together: Pool, weights: np.ndarray, factors: np.ndarray | float = 1.0) -> dict[str, float]:
-    """Return the available ones of `NUMBERS`, for any weights of the samples and factors of their curvature."""
-    below, own = float(weights @ together.uncertainty), weights * factors
-    numbers = {"trace": float(own @ together.traces)}
-    if together.gram is not None:
-        numbers["lambda_max"] = together.gram.top(own)[0]
-    if not np.isnan(below):
-        numbers |= {f"{name} per uncertainty": n / below if below > 0 else 0.0 for name, n in numbers.items()}
-    return {name: numbers[name] for name in NUMBERS if name in numbers}
 
 
 def paired(first: Spectrum, second: Spectrum) -> list[Paired]:

@@ -284,3 +284,14 @@ def test_what_cannot_be_compared_is_refused():
         matched.against_largest(made([a], [u]))
     with pytest.raises(InputError, match="nothing of its samples"):
         matched.against_largest(made([a, a], [u, u], sample_trace=None))
+
+
+@pytest.mark.parametrize("amount", [np.nan, -1.0, 0.0])
+def test_numbers_per_uncertainty_need_one_that_is_known_and_positive(amount):
+    rng = np.random.default_rng(13)
+    traces, _, weights, chances, _ = drawn_head(rng, skewed(rng, 1000), 60)
+    head = traces, np.full(60, amount), weights, chances, amount
+    tail = skewed(rng, 30)[0], np.full(30, amount)
+    (trace,) = matched.against_largest(with_draws(head, 1000, tail), repetitions=99)
+    assert trace.number == "trace"
+    assert np.isfinite([trace.p, trace.test.low, trace.test.power]).all()
