@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from landscape.analyses import gradient_errors, part_losses
+from landscape.analyses import gradient_errors
 from landscape.analyses.at_checkpoints import Report, at_checkpoints
 from landscape.autodiff import costs
 from landscape.autodiff.distributed import Team
@@ -80,8 +80,8 @@ def gradients(
         samples_per_batch: samples per batch; use the batch size of the training. At most all samples.
         seed: of the batches.
         sampling_errors: for exact gradients, also compute how much another draw of the samples would change the numbers
-            of parts; those of layers have no such errors. This needs one pass over the data for each part, and more
-            where `cache_bytes` does not hold a gradient of each part.
+            of parts and layers. This needs one pass over the data, and more where `cache_bytes` does not hold a
+            gradient of each part. Numbers of layers get none where gradients of single samples are not possible.
         cache_bytes: memory for gradients that are kept at the same time. With less memory there are more passes over
             the data, and the same results: with memory for 1/k of the parts there are (k + 1) / 2 passes.
         ckpt_key: key of the weights in the files of `checkpoints`; None finds them automatically.
@@ -208,9 +208,11 @@ def _costs(
     def slopes(n_vectors: int, n: int) -> Callable[[], object]:
         small = pilot.few(objective, [n])
         vectors = gram.direction(small, 0).expand(n_vectors, -1)
-        return lambda: part_losses.with_slopes(small, small.batches(0), vectors)
+        return lambda: gradient_errors.of_samples(small, 0, vectors, n_scopes)
 
-    block = gradient_errors.in_block(objective, cache_bytes)
+    layers = sampling_errors and gradient_errors.has_layers(objective)
+    n_scopes = 1 + layers * len(objective.layout.layers)
+    block = gradient_errors.in_block(objective, cache_bytes, layers=layers)
     n_blocks = -(-n_parts // block)
     again = (-(-n_parts // held) + 1) / 2 + sampling_errors * (1 + (n_blocks > 1))
     works.append(costs.Work(what="gradients of parts", prepare=of_part, times=again, **of_parts))

@@ -76,7 +76,7 @@ class Recorded:
         example = next(iter(self._chosen.values()))
         found = torch.zeros(len(self.values), sum(sizes.values()), dtype=example.dtype, device=example.device)
         places = dict(zip(sizes, torch.split(found, list(sizes.values()), dim=1), strict=True))
-        for name, piece, each in self._pieces(seeds, keep):
+        for name, piece, each in self.pieces(seeds, keep=keep):
             places[name][piece] = each
         return found
 
@@ -129,8 +129,8 @@ class Recorded:
                 yield from ((name, each.square().sum(0)) for _, each in _by_pieces(uses))
         yield from ((name, each.square().sum(0)) for name, _, each in self._functional(seeds))
 
-    def _pieces(self, seeds: Tensor, keep: bool) -> Generator[tuple[str, slice, Tensor], None, None]:
-        """Yield a parameter's name, some samples, and their gradients with respect to it, (b, numel)."""
+    def pieces(self, seeds: Tensor, *, keep: bool = False) -> Generator[tuple[str, slice, Tensor], None, None]:
+        """Yield a parameter's name, some samples, and their gradients with respect to it, (b, numel), as for `rows`."""
         for name, uses in self._uses(seeds, keep=keep).items():
             yield from ((name, piece, each) for piece, each in _by_pieces(uses))
         yield from self._functional(seeds)

@@ -15,6 +15,7 @@ from landscape.cli.options import COUNT, command, option, refuse_typed, seeding
 from landscape.objective.objective import Objective
 from landscape.objective.runs import checkpoint_list
 from landscape.results import Gradients, columns
+from landscape.results.written import with_error
 
 GRADIENTS = cloup.option_group(
     "Gradients",
@@ -37,8 +38,8 @@ GRADIENTS = cloup.option_group(
     option(
         "--sampling-errors",
         is_flag=True,
-        help="Also compute how much another sample of the data would change the numbers of parts. This needs one more "
-        "pass over the data for each part.",
+        help="Also compute how much another sample of the data would change the numbers. This needs one more pass over "
+        "the data.",
     ),
 )
 
@@ -52,6 +53,9 @@ OVER_SAMPLES = tuple(
 )
 PER_LAYER = tuple(
     f"layer_{name}{error}" for name in ("whole_norm", "norm", "cosine", "contribution") for error in ("", "_stderr")
+)
+LAYERS_OVER_SAMPLES = tuple(
+    f"layer_{name}_sampling_stderr" for name in ("whole_norm", "norm", "cosine", "contribution")
 )
 
 MOST_LAYERS = 24
@@ -152,13 +156,32 @@ def _by_layer(console: Console, found: Gradients, path: Path) -> None:
     if len(layers) > MOST_LAYERS:
         console.say(f"{len(layers)} layers: landscape plot {path} --kind layers")
         return
-    ends = _ends(found)
+    ends, of_whole, of_share = (
+        _ends(found),
+        *(_last_errors(found, f"layer_{name}") for name in ("whole_norm", "contribution")),
+    )
     rows = [
-        [name, f"{size:.4g}", *(f"{100 * share[p]:.1f}" for p in ends)]
-        for name, size, share in zip(layers, whole[-1], contribution[-1], strict=True)
+        [
+            name,
+            with_error(whole[-1, k], of_whole[k]),
+            *(_percent(contribution[-1, k, p], of_share[k, p]) for p in ends),
+        ]
+        for k, name in enumerate(layers)
     ]
     heads = ["layer", "|g|", *(f"% from {found.parts[p]}" for p in ends)]
     console.table(heads, rows, title="g by layers: the most frequent and the rarest parts")
+
+
+def _last_errors(found: Gradients, name: str) -> np.ndarray:
+    """Return the standard errors of a number at the last checkpoint, over samples or batches; 0 where it has none."""
+    over_samples = getattr(found, f"{name}_sampling_stderr")
+    errors: np.ndarray = (getattr(found, f"{name}_stderr") if over_samples is None else over_samples)[-1]
+    return errors
+
+
+def _percent(share: float, error: float) -> str:
+    """Return the text of a share, in percent, with its error."""
+    return f"{100 * share:.1f}" + ("" if error == 0 else f" ± {100 * error:.1g}" if error > 0 else " ± ?")
 
 
 def _ends(found: Gradients) -> list[int]:
@@ -203,8 +226,11 @@ def _document(found: Gradients, path: Path) -> dict[str, Any]:
         about = {field: getattr(found, field)[k] for field in PER_POINT}
         if found.whole_norm_sampling_stderr is not None:
             about["whole_norm_sampling_stderr"] = found.whole_norm_sampling_stderr[k]
-        if found.between_sampling_stderr is not None:
-            matrices["between_sampling_stderr"] = found.between_sampling_stderr[k]
+        matrices |= {
+            name: values[k]
+            for name in ("between_sampling_stderr", *LAYERS_OVER_SAMPLES)
+            if (values := getattr(found, name)) is not None
+        }
         points.append({"checkpoint": name, **about, "parts": parts, **matrices})
     return {
         "result": str(path),

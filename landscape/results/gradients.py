@@ -17,7 +17,7 @@ class Gradients(OfPoints):
     """
 
     kind: ClassVar[str] = "gradients"
-    version: ClassVar[int] = 2  # since 2: errors over samples
+    version: ClassVar[int] = 3  # since 2: errors over samples; since 3: of layers too
 
     parts: tuple[str, ...] = array("part", doc="names of the parts of the data")
     n_samples: Counts = array("part", unit="samples", doc="samples in the part")
@@ -110,6 +110,22 @@ class Gradients(OfPoints):
     )
     layer_contribution_stderr: Floats | None = array(
         "point", "layer", "part", doc="its standard error over batches", optional=True
+    )
+    layer_norm_sampling_stderr: Floats | None = array(
+        "point", "layer", "part", unit="loss", doc="standard error of an exact norm over samples", optional=True
+    )
+    layer_cosine_sampling_stderr: Floats | None = array(
+        "point", "layer", "part", doc="standard error of an exact cosine over samples", optional=True
+    )
+    layer_contribution_sampling_stderr: Floats | None = array(
+        "point",
+        "layer",
+        "part",
+        doc="standard error of an exact contribution over samples, shares given",
+        optional=True,
+    )
+    layer_whole_norm_sampling_stderr: Floats | None = array(
+        "point", "layer", unit="loss", doc="standard error of the whole's exact norm over samples", optional=True
     )
     theta_norm: Floats = array("point", doc="Euclidean length of the parameters")
     batches: Counts = array("point", "part", doc="batches that hold the part; 0 where exact")

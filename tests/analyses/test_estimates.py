@@ -10,7 +10,7 @@ from refusals import refused
 from torch import nn
 
 import landscape as ls
-from landscape.analyses import distances, part_losses, samples
+from landscape.analyses import distances, gradient_errors, part_losses, samples
 from landscape.analyses.distances import Run
 from landscape.autodiff import memory
 from landscape.curvature import gram
@@ -24,7 +24,7 @@ COUNTED = {
     "products with the hessian": (Products, "__call__"),
     "passes for single samples' gradients and curvatures": (samples, "samples"),
     "gradients of parts": (gram, "_of_part"),
-    "slopes of single samples": (part_losses, "with_slopes"),
+    "slopes of single samples": (gradient_errors, "of_samples"),
     "points": (Evaluator, "measure"),
     "passes over all samples": (Evaluator, "each"),
     "passes for the Fisher": (distances, "_fisher"),

@@ -9,16 +9,17 @@ from fitted import network
 from torch.nn import functional as F
 
 import landscape as ls
-from landscape.analyses import part_losses
+from landscape.analyses import gradient_errors
 from landscape.data import datasets
 from landscape.errors import InputError
 from landscape.objective import draws
 from landscape.objective.draws import Picked, gathered
 from landscape.objective.objective import Objective
 
-NAMES = (
+OF_PARTS = (
     "loss", "norm", "cosine", "projected", "specific", "radius", "contribution", "between", "whole_norm",
 )  # fmt: skip
+NAMES = (*OF_PARTS, *gradient_numbers.LAYERS)
 
 
 def of_each(objective):
@@ -34,8 +35,8 @@ def of_each(objective):
 
 def numbers(objective, means, theta_norm):
     """All numbers, one after the other, from each part's mean loss and gradient."""
-    rows = np.array([row for _, row in means])
-    one = gradient_numbers.numbers(rows, objective.shares, objective.population, theta_norm, {})
+    rows, layers = np.array([row for _, row in means]), gradient_numbers.layers_of(objective)
+    one = gradient_numbers.numbers(rows, objective.shares, objective.population, theta_norm, layers)
     one["loss"] = [loss for loss, _ in means]
     return np.concatenate([np.ravel(one[name]) for name in NAMES])
 
@@ -64,6 +65,12 @@ def uneven(scale=1.0, sizes=(24, 12, 7), **options):
     for p in model.parameters():
         p.data = torch.randn(p.shape, generator=random, dtype=p.dtype)
     model[2].weight.data *= scale
+    return around(model, sizes=sizes, random=random, **options)
+
+
+def around(model, sizes, random=None, **options):
+    """The objective of a model of four inputs; parts of different size."""
+    random = torch.Generator().manual_seed(0) if random is None else random
     labels = torch.cat([torch.full((n,), c) for c, n in enumerate(sizes)])
     inputs = torch.randn(len(labels), 4, generator=random, dtype=torch.float64) + F.one_hot(labels, 4)
     samples = datasets.from_dataset((inputs, labels), name="case")
@@ -130,7 +137,7 @@ def test_repeated_draws_scatter_as_one_of_them_says(weighted):
         np.testing.assert_allclose(values, scattered[seed], rtol=1e-7)
         squares.append(errors**2)
     ratio = np.sqrt(np.mean(squares, axis=0)[errors > 0] / np.var(scattered, axis=0)[errors > 0])
-    assert (np.abs(ratio - 1) < 0.2).all(), ratio
+    assert (np.abs(ratio - 1) < 0.25).all(), ratio  # above 0.18 only cosines within a layer, which are close to 1
 
 
 @pytest.mark.parametrize("vectors", [0, 3])
@@ -139,9 +146,10 @@ def test_gradients_that_do_not_fit_together_have_the_same_errors(vectors, make, 
     of_five = [0] * 4 + [1] * 3 + [2] * 2 + [3] * 3 + [4] * 3
     objective = OBJECTIVES[make]() if make == "weighted" else CASES["mlp-tanh"].objective(partition=of_five)
     whole = ls.gradients(objective, sampling_errors=True)
-    most, real = [], part_losses.with_slopes
-    monkeypatch.setattr(part_losses, "with_slopes", lambda o, batches, v: most.append(len(v)) or real(o, batches, v))
-    found = ls.gradients(objective, sampling_errors=True, cache_bytes=8 * vectors * objective.layout.size)
+    most, real = [], gradient_errors.of_samples
+    monkeypatch.setattr(gradient_errors, "of_samples", lambda o, p, v, n: most.append(len(v)) or real(o, p, v, n))
+    slopes = (1 + len(objective.layout.layers)) * max(map(len, objective.members))
+    found = ls.gradients(objective, sampling_errors=True, cache_bytes=8 * vectors * (objective.layout.size + slopes))
     assert max(most) == max(2, vectors)  # one of them the whole gradient
     np.testing.assert_allclose(stated(found)[1], stated(whole)[1], rtol=1e-9, atol=1e-12)
 
@@ -156,6 +164,9 @@ def test_they_are_of_exact_gradients_only_and_on_request():
 
 def test_a_part_of_one_sample_leaves_unknown_what_contains_it():
     found = ls.gradients(CASES["mlp-tanh"].objective(), sampling_errors=True)
+    for name in ("layer_cosine", "layer_contribution", "layer_whole_norm"):
+        assert np.isnan(getattr(found, f"{name}_sampling_stderr")).all()
+    assert np.isnan(found.layer_norm_sampling_stderr[0]).tolist() == [[False, False, True]] * len(found.layers)
     for name in ("loss", "norm"):
         assert np.isnan(getattr(found, f"{name}_sampling_stderr")[0]).tolist() == [False, False, True]
     for name in ("cosine", "projected", "specific", "radius", "contribution", "whole_norm"):
@@ -186,7 +197,7 @@ def test_what_is_not_defined_has_no_error(without):
     found = ls.gradients(uneven(loss=loss), sampling_errors=True)
     for name in NAMES:
         value, error = getattr(found, name), getattr(found, f"{name}_sampling_stderr")
-        known = np.isfinite(value) & (value != 0 if name in ("specific", "norm", "whole_norm") else True)
+        known = np.isfinite(value) & (value != 0 if "norm" in name or name == "specific" else True)
         np.testing.assert_array_equal(np.isfinite(error), known, err_msg=name)
     assert np.isfinite(found.projected_sampling_stderr[0]).all() == (without is not None)
 
@@ -197,8 +208,50 @@ def test_tiny_gradients_have_the_errors_of_large_ones(by):
         return by * F.cross_entropy(logits, labels, reduction="none")
 
     found, expected = (ls.gradients(uneven(**own), sampling_errors=True) for own in ({"loss": loss}, {}))
-    scaled = {"loss", "norm", "whole_norm", "projected", "specific"}
+    scaled = {"loss", "norm", "whole_norm", "projected", "specific", "layer_norm", "layer_whole_norm"}
     for name in set(NAMES) - {"radius"}:  # which depends on the length of the gradient
         factor = by if name in scaled else 1
         field = f"{name}_sampling_stderr"
         np.testing.assert_allclose(getattr(found, field), factor * getattr(expected, field), rtol=1e-6, err_msg=name)
+
+
+class Pooled(torch.nn.Module):
+    """Sorts its batch and puts it back: nothing couples, but layers see the samples in another order."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = torch.nn.Linear(4, 3)
+
+    def forward(self, x):
+        order = x[:, 0].argsort()
+        return torch.tanh(self.inner(x[order]))[order.argsort()]
+
+
+def test_where_layers_do_not_keep_the_order_of_samples_the_other_errors_stay(caplog):
+    """Their slopes then come from forward tangents; numbers of layers have no errors, and the log says why."""
+    torch.manual_seed(0)
+    sorted_, plain = Pooled().double(), torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Tanh()).double()
+    plain[0].load_state_dict(sorted_.inner.state_dict())
+    found, expected = (
+        ls.gradients(around(model, sizes=(24, 12, 7)), sampling_errors=True) for model in (sorted_, plain)
+    )
+    for name in OF_PARTS:
+        field = f"{name}_sampling_stderr"
+        np.testing.assert_allclose(getattr(found, field), getattr(expected, field), rtol=1e-9, err_msg=name)
+    assert found.layer_norm_sampling_stderr is None
+    assert expected.layer_norm_sampling_stderr is not None
+    assert "numbers of layers have no errors" in caplog.text
+
+
+def test_layers_of_a_network_with_convolutions_and_batch_norm():
+    """Against plain gradients of single samples; parameters of batch norm and shared layers are among them."""
+    objective = CASES["residual-relu"].objective(classes="0,1")
+    found = ls.gradients(objective, sampling_errors=True)
+    rows = [row for _, row in of_each(objective)]
+    for layer, at in enumerate(gradient_numbers.layers_of(objective).values()):
+        for p, own in enumerate(rows):
+            inside = own[:, at]
+            mean = inside.mean(0)
+            slopes = inside @ mean / np.linalg.norm(mean)
+            expected = slopes.std(ddof=1) / np.sqrt(len(slopes))
+            assert found.layer_norm_sampling_stderr[0, layer, p] == pytest.approx(expected, rel=1e-7)

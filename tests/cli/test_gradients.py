@@ -60,6 +60,21 @@ def test_a_checkpoint_gives_a_table_of_its_classes_a_file_and_figures(here, caps
     assert "one checkpoint shows no course over epochs" in capsys.readouterr().err
 
 
+def test_layers_have_their_errors_over_samples_in_table_and_document(here, capsys):
+    command = ["gradients", "--ckpt", "run/last.pt", *QUICK, "--sampling-errors"]
+    assert main(command) == 0
+    table = capsys.readouterr().out.partition("g by layers")[2].splitlines()
+    found = ls.load("run/last.gradients.h5")
+    errors = found.layer_contribution_sampling_stderr[0, -1]
+    shares = [f"{100 * found.layer_contribution[0, -1, p]:.1f} ± {100 * errors[p]:.1g}" for p in (0, 1, 8, 9)]
+    line = " ".join(next(line for line in table if "linear" in line).split())
+    assert line.endswith(" ".join(shares))
+    assert main([*command, "--overwrite", "--json"]) == 0
+    last = json.loads(capsys.readouterr().out)["checkpoints"][0]
+    for name in ("layer_norm", "layer_cosine", "layer_contribution", "layer_whole_norm"):
+        assert last[f"{name}_sampling_stderr"] == getattr(found, f"{name}_sampling_stderr")[0].tolist()
+
+
 def test_a_run_gives_its_course_in_batches(here, capsys):
     words = [
         "gradients",
