@@ -22,7 +22,7 @@ from torch import Tensor
 from landscape.autodiff import costs, single_samples, trees
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.trees import Tree
-from landscape.autodiff.wide import place, wide, zeros
+from landscape.autodiff.wide import place, wide
 from landscape.callables import checked
 from landscape.curvature import operators
 from landscape.data.datasets import Samples
@@ -216,7 +216,7 @@ class _Measured:
         measured = [given.evaluator.means(*found) for found in own]
         accuracies = [(accuracy, error) for _, accuracy, _, error in measured if accuracy is not None]
         barriers, errors = self._barriers([self._each(point) for point in self.at] if self.moved else own)
-        weights, rises = self._of_matrices()
+        by_fisher, rises = self._of_matrices()
         return Distances(
             runs=(run.name,),
             points=tuple(run.points),
@@ -236,7 +236,8 @@ class _Measured:
             size=int(given.chosen.mask.sum()),
             hessian_rise=np.stack(rises)[None] if rises else None,
             provenance=given.about,
-            **_matrices(objective, run, self.at, weights, given.chosen),
+            **by_fisher,
+            **_matrices(objective, run, self.at, given.chosen),
         )
 
     def _advance(self) -> None:
@@ -264,16 +265,17 @@ class _Measured:
             (barriers[i, j], errors[i, j]), (barriers[j, i], errors[j, i]) = found, found
         return barriers, errors
 
-    def _of_matrices(self) -> tuple[list[Tensor], list[np.ndarray]]:
-        """Return the Fisher diagonal at each point and, if it is wanted, the rises that its Hessian predicts."""
-        given, weights, rises = self.given, [], []
+    def _of_matrices(self) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
+        """Return the distances by each point's Fisher and, if they are wanted, the rises that its Hessian predicts."""
+        given, weighted, rises = self.given, [], []
         for name, point in zip(self.run.points, self.at, strict=True):
-            weights.append(_fisher(given.objective, point, name, given.chosen))
+            weighted.append(_fisher(given.objective, point, name, self.at, given.chosen))
             self._advance()
             if given.curvature:
                 rises.append(_hessian_rises(given.objective, point, name, self.at, given.chosen))
                 self._advance()
-        return weights, rises
+        distance, error = np.stack(weighted, axis=1)[:, None]
+        return {"fisher": distance, "fisher_stderr": error}, rises
 
 
 def _costs(
@@ -294,9 +296,10 @@ def _costs(
     }  # fmt: skip
     halve, batch = arg("barriers", barrier_points // 2), objective.batch_size
 
-    def fisher(n: int) -> Callable[[], object]:
-        small = pilot.few(objective, [n])
-        return lambda: _fisher(small, points.origin(small), "", _chosen(small, "all"))
+    def fisher(count: int) -> Callable[[], object]:
+        small = pilot.few(objective, [count])
+        here = points.origin(small)
+        return lambda: _fisher(small, here, "", [here] * n, _chosen(small, "all"))
 
     works = [
         pilot.evaluation(objective),
@@ -381,20 +384,16 @@ def _chosen(objective: Objective, over: str) -> _Chosen:
     return _Chosen(tuple(n for n in layout.names if n in names), torch.cat(flags).to(place(objective.device)))
 
 
-def _matrices(
-    objective: Objective, run: Run, at: Sequence[Point], weights: Sequence[Tensor], chosen: _Chosen
-) -> dict[str, np.ndarray]:
+def _matrices(objective: Objective, run: Run, at: Sequence[Point], chosen: _Chosen) -> dict[str, np.ndarray]:
     mask = chosen.mask
     vectors = [wide(p.theta)[mask] for p in at]
     moved = [v - wide(run.start.theta)[mask] for v in vectors]
     norms = np.array([m.norm().item() for m in moved])
     n = len(at)
-    euclidean, cosine, filters, fisher = (np.zeros((n, n)) for _ in range(4))
+    euclidean, cosine, filters = (np.zeros((n, n)) for _ in range(3))
     for i in range(n):
         for j in range(n):
-            difference = vectors[i] - vectors[j]
-            euclidean[i, j] = difference.norm().item()
-            fisher[i, j] = (weights[i] @ difference.square()).clamp(min=0).sqrt().item()
+            euclidean[i, j] = (vectors[i] - vectors[j]).norm().item()
             scale = norms[i] * norms[j]
             cosine[i, j] = (moved[i] @ moved[j]).item() / scale if scale else math.nan
             filters[i, j] = _filter_distance(objective, at[i].theta, at[j].theta, chosen.names)
@@ -403,7 +402,6 @@ def _matrices(
         "euclidean": euclidean[None],
         "cosine": np.clip(cosine, -1, 1)[None],
         "filter_normalised": filters[None],
-        "fisher": fisher[None],
         "norm": norms[None],
         "along_training": np.array(along).reshape(1, len(run.snapshots), n),
     }
@@ -444,22 +442,44 @@ def _hessian_rises(
     return rises
 
 
-def _fisher(objective: Objective, point: Point, name: str, chosen: _Chosen) -> Tensor:
-    """Return the diagonal of the empirical Fisher at a point, over its part or, if it has none, over all samples."""
+def _fisher(
+    objective: Objective, point: Point, name: str, others: Sequence[Point], chosen: _Chosen
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the distance from a point to others by the diagonal of its empirical Fisher, and its standard errors.
+
+    The Fisher is that of the point's part or, if it has none, of all samples. The square of the distance is a mean over
+    samples, so that its error is that of this mean.
+
+    Args:
+        objective: model, loss and data in parts.
+        point: the point.
+        name: of the point.
+        others: K points.
+        chosen: the parameters that count.
+
+    Returns:
+        (K,) and (K,); no error for a distance of zero, and nan for one sample.
+    """
     model = points.network_at(objective, point).requires_grad_(True)
-    own = _parts_of(objective, name)
+    own, mask = _parts_of(objective, name), chosen.mask
     shares = objective.shares[own] / objective.shares[own].sum()
     values = weighed(objective.undrawn.loss, objective.draws, power=0.5)  # gradients of this loss are squared
 
     def loss(outputs: Any, targets: Tree) -> Tensor:
         return values(objective.outputs.read(outputs), targets)
 
-    total = zeros(int(chosen.mask.sum()), objective.device)
+    ways = torch.stack([(wide(other.theta)[mask] - wide(point.theta)[mask]).square() for other in others])
+    scale = ways.amax(1, keepdim=True).clamp(min=torch.finfo(ways.dtype).tiny)  # squares of small steps may underflow
+    square, variance = np.zeros((2, len(others)))
     for p, share in zip(own, shares, strict=True):
         batches = objective.batches(p)
         if isinstance(objective.outputs, OwnLoss):
             batches = (one for batch in batches for one in trees.each(batch))
         with differentiable_attention():
-            found = single_samples.squared_gradients(model, batches, loss, chosen.names)
-        total += share / len(objective.members[p]) * found
-    return total
+            each = single_samples.weighted_squares(model, batches, loss, ways / scale, chosen.names)
+        of_samples = objective.as_drawn(p, (scale.to(each) * each).cpu().numpy())
+        square += share * of_samples.mean(axis=1)
+        variance += share**2 * inference.variance_of_mean(of_samples)
+    distance = np.sqrt(square)
+    error = np.divide(np.sqrt(variance), 2 * distance, out=np.zeros(len(others)), where=distance > 0)
+    return distance, error

@@ -28,6 +28,7 @@ from landscape.autodiff.wide import wide, zeros
 from landscape.curvature import gram, rows
 from landscape.curvature.kinds import Factors
 from landscape.objective.objective import Objective
+from landscape.results import inference
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ def over_samples(objective: Objective, found: Mapping[str, np.ndarray], cache_by
         vectors = units if len(block) + 1 == len(units) else torch.cat([units[: len(block)], units[-1:]])
         for q in range(n_parts):
             losses, slopes = of_samples(objective, q, vectors, len(scopes.whole_norm))
-            variances["loss"][q] = _of_mean(losses)
+            variances["loss"][q] = inference.variance_of_mean(losses)
             scopes.add(variances, shares, q, block, slopes, own[q] if own else slopes[:, q])
     between = variances["between"] + variances["between"].T
     np.fill_diagonal(between, 0 * between.diagonal())  # each agrees with itself
@@ -164,9 +165,11 @@ class _Scopes:
         )
         for name, moves in self._moved(shares, q, block, along_parts, along, own):
             into = variances[name][q] if name == "between" else variances[name]
-            into[..., here] += _of_mean(moves)
-        variances["norm"][:, q] = np.where(self.norm[:, q] > 0, _of_mean(own), np.nan)
-        variances["whole_norm"][:, q] = np.where(has_whole, shares[q] ** 2 * _of_mean(along[:, 0]), np.nan)
+            into[..., here] += inference.variance_of_mean(moves)
+        variances["norm"][:, q] = np.where(self.norm[:, q] > 0, inference.variance_of_mean(own), np.nan)
+        variances["whole_norm"][:, q] = np.where(
+            has_whole, shares[q] ** 2 * inference.variance_of_mean(along[:, 0]), np.nan
+        )
 
     def _moved(
         self, shares: np.ndarray, q: int, block: range, along_parts: np.ndarray, along: np.ndarray, own: np.ndarray
@@ -235,12 +238,6 @@ def _by_layers(objective: Objective, part: int, vectors: Tensor) -> np.ndarray:
             slopes = torch.cat([slopes.sum(0, keepdim=True), slopes])
             found.append(torch.cat([wide(losses)[None], slopes.flatten(0, 1)]).cpu())
     return torch.cat(found, dim=1).numpy()
-
-
-def _of_mean(values: np.ndarray) -> np.ndarray:
-    """Return the squared standard error of the mean over the last axis; nan for one value."""
-    n = values.shape[-1]
-    return values.var(axis=-1, ddof=1) / n if n > 1 else np.full(values.shape[:-1], np.nan)
 
 
 def _positive(values: np.ndarray) -> np.ndarray:

@@ -72,10 +72,9 @@ class Recorded:
         Returns:
             (B, D), in the order of the parameters.
         """
-        sizes = {name: p.numel() for name, p in self._chosen.items()}
-        example = next(iter(self._chosen.values()))
-        found = torch.zeros(len(self.values), sum(sizes.values()), dtype=example.dtype, device=example.device)
-        places = dict(zip(sizes, torch.split(found, list(sizes.values()), dim=1), strict=True))
+        example, size = next(iter(self._chosen.values())), sum(p.numel() for p in self._chosen.values())
+        found = torch.zeros(len(self.values), size, dtype=example.dtype, device=example.device)
+        places = _by_names(self._chosen, found)
         for name, piece, each in self.pieces(seeds, keep=keep):
             places[name][piece] = each
         return found
@@ -257,9 +256,58 @@ def squared_gradients(
         InputError: a parameter does not exist, a layer couples samples even in eval mode, or the losses do not fit.
     """
     chosen = parameters_of(model, params)
-    sizes = [p.numel() for p in chosen.values()]
-    total = zeros(sum(sizes), next(iter(chosen.values())).device)
-    places = dict(zip(chosen, torch.split(total, sizes), strict=True))
+    total = zeros(sum(p.numel() for p in chosen.values()), next(iter(chosen.values())).device)
+    places = _by_names(chosen, total)
+    for run in _runs(model, batches, loss, params):
+        for name, squares in run.squares(torch.ones_like(run.values)):
+            places[name] += squares.to(total.device)
+    return total
+
+
+def weighted_squares(
+    model: nn.Module,
+    batches: Iterable[tuple[Tree, Tree]],
+    loss: Read,
+    weights: Tensor,
+    params: Sequence[str] | None = None,
+) -> Tensor:
+    """Return sum_j w_kj g_ij^2 for each sample i, with g_i its gradient: what each adds to w^T diag(Fisher).
+
+    The model runs as for `squared_gradients`.
+
+    Args:
+        model: as for `squared_gradients`.
+        batches: as for `squared_gradients`, of n samples in all.
+        loss: as for `squared_gradients`.
+        weights: w, (K, D) in the order of the parameters.
+        params: as for `squared_gradients`.
+
+    Returns:
+        (K, n) float64; each parameter is summed in the model's dtype.
+
+    Raises:
+        InputError: as for `squared_gradients`.
+    """
+    chosen = parameters_of(model, params)
+    example = next(iter(chosen.values()))
+    of_names = _by_names(chosen, weights.to(example.device, example.dtype))
+    found = [zeros((len(weights), 0), example.device)]
+    for run in _runs(model, batches, loss, params):
+        found.append(zeros((len(weights), len(run.values)), example.device))
+        for name, piece, each in run.pieces(torch.ones_like(run.values)):
+            found[-1][:, piece] += (of_names[name] @ each.square().T).to(found[-1].device)
+    return torch.cat(found, dim=1)
+
+
+def _by_names(chosen: dict[str, Tensor], flat: Tensor) -> dict[str, Tensor]:
+    """Return the entries of each parameter in (..., D)."""
+    return dict(zip(chosen, torch.split(flat, [p.numel() for p in chosen.values()], dim=-1), strict=True))
+
+
+def _runs(
+    model: nn.Module, batches: Iterable[tuple[Tree, Tree]], loss: Read, params: Sequence[str] | None
+) -> Iterator[Recorded]:
+    """Yield a forward pass of each batch in eval mode."""
     with called.evaluating(model):
         first: dict[Any, frozenset[nn.Module]] = {}
         for inputs, targets in batches:
@@ -268,10 +316,7 @@ def squared_gradients(
                 layers = batch_first(model, inputs, targets, loss)
                 if trees.size(inputs) > 2:  # different samples also show a wrong order
                     first[trees.shape(inputs)] = layers
-            found = record(model, inputs, targets, loss, params, first=layers)
-            for name, squares in found.squares(torch.ones_like(found.values)):
-                places[name] += squares.to(total.device)
-    return total
+            yield record(model, inputs, targets, loss, params, first=layers)
 
 
 class _Wanted:

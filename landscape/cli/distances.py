@@ -378,6 +378,7 @@ def _document(result: Distances, path: Path) -> dict[str, Any]:
         "cosine",
         "filter_normalised",
         "fisher",
+        "fisher_stderr",
         "loss",
         "loss_stderr",
         "accuracy",

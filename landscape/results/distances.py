@@ -16,7 +16,7 @@ class Distances(Result):
     """
 
     kind: ClassVar[str] = "distances"
-    version: ClassVar[int] = 2  # since 2: errors of barriers over samples
+    version: ClassVar[int] = 3  # since 2: errors of barriers over samples; since 3: of Fisher-weighted distances
     along: ClassVar[str] = "run"
 
     runs: tuple[str, ...] = array("run", doc="names of the runs, which differ only in their seed")
@@ -32,6 +32,9 @@ class Distances(Result):
     )
     fisher: Floats = array(
         "run", "point", "point", doc="[a, b]: root of (a - b)^T F_a (a - b), F_a the diagonal Fisher at a of a's part"
+    )
+    fisher_stderr: Floats | None = array(
+        "run", "point", "point", doc="standard error of the Fisher-weighted distance over samples", optional=True
     )
     barrier: Floats = array(
         "run",

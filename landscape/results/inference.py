@@ -82,6 +82,13 @@ def stderr(x: np.ndarray) -> float:
     return float(x.std(ddof=1) / np.sqrt(len(x))) if len(x) > 1 else float("nan")
 
 
+def variance_of_mean(x: np.ndarray) -> np.ndarray:
+    """Return the square of `stderr` of values along the last axis; nan for one value."""
+    n = x.shape[-1]
+    found: np.ndarray = x.var(axis=-1, ddof=1) / n if n > 1 else np.full(x.shape[:-1], np.nan)
+    return found
+
+
 def mean_stderr(mean: np.ndarray, square: np.ndarray, n: np.ndarray) -> np.ndarray:
     """Return the standard errors of means of n values, given the means of their squares; nan for one value."""
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):

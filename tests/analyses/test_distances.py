@@ -110,7 +110,7 @@ def test_fisher_weights_are_squared_gradients_of_the_parts_own_samples():
     found = ls.distances(objective, [run], source="test", over="all")
     (a, _), (b, _) = list(run.points.values())[:2]
     part = objective.part("0")
-    weights = torch.zeros_like(a.theta)
+    squares = []
     buffers = points.buffer_layout(objective.model)
     fixed = dict(objective._fixed) | dict(zip(buffers.names, buffers.tensors(a.buffers), strict=True))
     at = dataclasses.replace(objective, _fixed=fixed)
@@ -118,9 +118,12 @@ def test_fisher_weights_are_squared_gradients_of_the_parts_own_samples():
         inputs, labels = objective.samples.batch(np.array([i]), objective.device, objective.dtype)
         leaf = a.theta.clone().requires_grad_()
         (g,) = torch.autograd.grad(at.losses(at.layout.tensors(leaf), inputs, labels).sum(), leaf)
-        weights += g.square() / len(objective.members[part])
-    expected = (weights @ (a.theta - b.theta).square()).sqrt().item()
+        squares.append((g.square() @ (a.theta - b.theta).square()).item())
+    expected = np.sqrt(np.mean(squares))
     assert found.fisher[0, 0, 1] == pytest.approx(expected, rel=1e-8)
+    error = np.std(squares, ddof=1) / np.sqrt(len(squares)) / (2 * expected)
+    assert found.fisher_stderr[0, 0, 1] == pytest.approx(error, rel=1e-8)
+    assert np.diag(found.fisher_stderr[0]).tolist() == [0] * len(found.points)
     assert found.fisher[0, 0, 1] != pytest.approx(found.fisher[0, 1, 0], rel=1e-3)  # each has a Fisher of its own
 
 

@@ -128,3 +128,14 @@ def test_maps_of_one_run_have_the_errors_over_samples_of_losses_and_barriers():
     spread = several.loss.std(axis=0, ddof=1).ravel()
     texts = [t.get_text().partition("\n")[2] for t in plots.cross_losses(several).axes[0].texts]
     assert [float(text.removeprefix("±")) for text in texts] == pytest.approx(spread, rel=0.5)
+
+
+def test_a_map_of_one_run_has_the_errors_over_samples_of_fisher_weighted_distances():
+    plain = distances(runs=1)
+    found = dataclasses.replace(plain, fisher_stderr=np.full((1, 3, 3), 0.25) * (1 - np.eye(3)))
+    fig = plots.distance_maps(found)
+    (ax,) = (ax for ax in fig.axes if ax.get_title().startswith("Fisher-weighted"))
+    written = [t.get_text().partition("\n")[2] for t in ax.texts]
+    assert sorted(written) == [""] * 3 + ["±0.2"] * 6
+    assert "one standard error over samples" in fig.get_suptitle()
+    assert "standard error" not in plots.distance_maps(plain).get_suptitle()

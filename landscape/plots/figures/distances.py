@@ -66,9 +66,11 @@ def distance_maps(distances: Distances, parts: Sequence[str] | None = None) -> F
             shades = _of_rows(mean) if field == "fisher" else mean
             norm: Normalize = TwoSlopeNorm(0, -1, 1) if signed else _from_zero(shades)
             colours, label = "PuOr_r" if signed else "viridis", _BARS.get(field, "distance")
-            _map(fig, ax, mean, _spread(values), names, names, norm, label, colours=colours, shades=shades)
+            errors = distances.fisher_stderr if field == "fisher" else None
+            spread = _spread(values, None if errors is None else errors[:, order][:, :, order])
+            _map(fig, ax, mean, spread, names, names, norm, label, colours=colours, shades=shades)
             ax.set_title(title)
-        fig.suptitle(_about(distances), fontsize="medium", parse_math=False)
+        fig.suptitle(_about(distances, distances.fisher_stderr), fontsize="medium", parse_math=False)
     return fig
 
 
