@@ -278,6 +278,7 @@ def samples(
             break
         found: Rows
         if n_rows <= stored:
+            known = rows.trimmed(known, tol)
             found = rows.rows(objective, kind.factors, part, known, tol)
         else:
             found = rows_apart.apart(objective, kind.factors, part, known, tol, cache_bytes)

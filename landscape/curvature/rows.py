@@ -21,7 +21,7 @@ lengths determine every statistic over samples, see results/gram.py. Sources: Ho
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -50,7 +50,6 @@ from landscape.results.gram import Gram
 _CHECKED = 13  # samples on which gradients are checked; few layers have an axis of this length beside the batch
 _PAIRS = 512  # pairs of a sample and a row, whose gradients at all layers' outputs are kept at a time
 _BLOCK = 128  # rows that are multiplied with all after them
-_SPARE = 1.1  # rows that are used, if they were kept, in proportion to those that are needed
 _COLUMNS = 512  # columns of the rows that are multiplied in the model's dtype before the sum goes on in float64
 
 Report: TypeAlias = Callable[[float], None]
@@ -308,7 +307,7 @@ def rows(objective: Objective, factors: Factors, part: int, known: Lengths, tol:
         tol: fraction of the sum of all squared lengths that may be left out; 0 keeps every row that is not zero.
 
     Returns:
-        The rows, in the order of the samples; a few more than necessary where these were kept beside their lengths.
+        The rows, in the order of the samples.
     """
     sample, row = known.longest(tol)
     have, where = _known(known, sample, row)
@@ -318,8 +317,8 @@ def rows(objective: Objective, factors: Factors, part: int, known: Lengths, tol:
 
     if known.kept is None:
         vectors = compute(sample, row)
-    elif have.all() and _are_about(known, len(sample)):
-        vectors, sample, row = known.kept.vectors, known.kept.sample, known.kept.row
+    elif have.all() and len(known.kept.sample) == len(sample):
+        vectors = known.kept.vectors
     else:
         missing = compute(sample[~have], row[~have])
         vectors = missing.new_empty(len(sample), missing.shape[1])
@@ -327,6 +326,29 @@ def rows(objective: Objective, factors: Factors, part: int, known: Lengths, tol:
             vectors[at] = known.kept.vectors[row_of]
         vectors[torch.from_numpy(~have)] = missing
     return Stored(**facts(known, sample, row), vectors=vectors, place=Place(objective.team))
+
+
+def trimmed(known: Lengths, tol: float) -> Lengths:
+    """Return the same lengths, with only those of the kept rows that `rows` needs for this tolerance.
+
+    The rows that stay move forward in place, because they may take most of the memory: `known` cannot be used again.
+
+    Args:
+        known: the lengths, perhaps with rows.
+        tol: as for `rows`.
+
+    Returns:
+        The lengths; the rows that stay have the memory of all that were kept.
+    """
+    if known.kept is None:
+        return known
+    sample, row = known.longest(tol)
+    have, where = _known(known, sample, row)
+    vectors = known.kept.vectors
+    for at, row_of in enumerate(where):  # which ascend, so that no row is overwritten before it has moved
+        if at != row_of:
+            vectors[at] = vectors[row_of]
+    return replace(known, kept=Found(vectors=vectors[: len(where)], sample=sample[have], row=row[have]))
 
 
 def facts(known: Lengths, sample: np.ndarray, row: np.ndarray) -> dict[str, Any]:
@@ -341,12 +363,6 @@ def facts(known: Lengths, sample: np.ndarray, row: np.ndarray) -> dict[str, Any]
         "tau_plus": float(np.maximum(left_out, 0).sum() + known.tail[0]),
         "tau_minus": float(np.maximum(-left_out, 0).sum() + known.tail[1]),
     }
-
-
-def _are_about(known: Lengths, n_rows: int) -> bool:
-    """Say whether about as many rows were kept as are needed, none of length zero: copying some would take longer."""
-    kept = known.kept
-    return kept is not None and len(kept.sample) <= _SPARE * n_rows and bool(known.squares[kept.sample, kept.row].all())
 
 
 def seeds_of(objective: Objective, factors: Factors, known: Lengths, sample: np.ndarray, row: np.ndarray) -> Tensor:
@@ -407,36 +423,6 @@ def _known(known: Lengths, sample: np.ndarray, row: np.ndarray) -> tuple[np.ndar
     wanted, kept = sample * width + row, known.kept.sample * width + known.kept.row  # both ascend
     have = np.isin(wanted, kept)
     return have, np.searchsorted(kept, wanted[have])
-
-
-def signed_squares(
-    objective: Objective, factors: Factors, part: int, sample: np.ndarray, row: np.ndarray
-) -> np.ndarray:
-    """Compute sign(mu_ik) |J_i^T u_ik|^2 of some rows of a part by a forward and a backward pass.
-
-    Args:
-        objective: as for `lengths`.
-        factors: as for `lengths`.
-        part: position of the part.
-        sample: (m,) positions of samples in the part.
-        row: (m,) which row of each.
-
-    Returns:
-        (m,) float64.
-    """
-    found = []
-    with differentiable_attention(), objective.trainable():
-        for chunk in chunks(objective, len(sample))[0]:
-            index = objective.members[part][sample[chunk]]
-            inputs, targets = objective.samples.batch(index, objective.device, objective.dtype)
-            run = recorded(objective, factors, inputs, targets)
-            middle = factors.split(objective, run.values.detach(), targets)
-            picked = torch.arange(len(index)), torch.from_numpy(row[chunk])
-            along = middle.vectors(*picked)
-            along /= torch.linalg.vector_norm(along, dim=1, keepdim=True).clamp(min=torch.finfo(along.dtype).tiny)
-            norms, _ = run.square_norms(along.reshape(1, *run.values.shape).to(run.values))
-            found.append((middle.signs[picked] * norms[0].cpu()).numpy())
-    return np.concatenate(found)
 
 
 def _likely(objective: Objective, factors: Factors, part: int, keep: Keep) -> np.ndarray:

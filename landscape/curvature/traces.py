@@ -24,8 +24,8 @@ from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.piecewise import obstacle
 from landscape.autodiff.wide import zeros
 from landscape.curvature import rows
-from landscape.curvature.kinds import Batch, Kind
-from landscape.curvature.outputs import outputs
+from landscape.curvature.kinds import Batch, Factors, Kind
+from landscape.curvature.outputs import chunks, outputs
 from landscape.objective.objective import Objective
 from landscape.results import quadrature
 
@@ -127,7 +127,7 @@ def sampled(objective: Objective, kind: Kind, part: int, seed: int) -> tuple[flo
     generator = np.random.default_rng(seed)
     drawn = generator.choice(sizes.size, max(_LEAST_DRAWS, len(sizes)), p=sizes.ravel() / total)
     chosen, times = np.unique(drawn, return_counts=True)
-    found = rows.signed_squares(objective, factors, part, *np.unravel_index(chosen, sizes.shape))
+    found = _signed_squares(objective, factors, part, *np.unravel_index(chosen, sizes.shape))
     mean, error = quadrature.mean_and_stderr(np.repeat(found, times) * total / int(objective.counts[part]))
     if len(chosen) == 1 and np.count_nonzero(sizes) > 1:  # how far the other rows are from this one is not known
         error = np.nan
@@ -149,3 +149,33 @@ def _add(total: Tensor, objective: Objective, kind: Kind, batch: Batch) -> None:
             along = torch.where(own[:, k, None], middle.vectors(torch.arange(len(own)), k), 0)
             for name, squares in run.squares(along.reshape(run.values.shape).to(run.values), keep=True):
                 places[name] += (sign * squares).to(total.device)
+
+
+def _signed_squares(
+    objective: Objective, factors: Factors, part: int, sample: np.ndarray, row: np.ndarray
+) -> np.ndarray:
+    """Compute sign(mu_ik) |J_i^T u_ik|^2 of some rows of a part by a forward and a backward pass.
+
+    Args:
+        objective: as for `rows.lengths`.
+        factors: as for `rows.lengths`.
+        part: position of the part.
+        sample: (m,) positions of samples in the part.
+        row: (m,) which row of each.
+
+    Returns:
+        (m,) float64.
+    """
+    found = []
+    with differentiable_attention(), objective.trainable():
+        for chunk in chunks(objective, len(sample))[0]:
+            index = objective.members[part][sample[chunk]]
+            inputs, targets = objective.samples.batch(index, objective.device, objective.dtype)
+            run = rows.recorded(objective, factors, inputs, targets)
+            middle = factors.split(objective, run.values.detach(), targets)
+            picked = torch.arange(len(index)), torch.from_numpy(row[chunk])
+            along = middle.vectors(*picked)
+            along /= torch.linalg.vector_norm(along, dim=1, keepdim=True).clamp(min=torch.finfo(along.dtype).tiny)
+            norms, _ = run.square_norms(along.reshape(1, *run.values.shape).to(run.values))
+            found.append((middle.signs[picked] * norms[0].cpu()).numpy())
+    return np.concatenate(found)

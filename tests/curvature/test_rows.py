@@ -91,27 +91,30 @@ def test_fewest_rows_are_kept_whose_rest_is_within_the_tolerance():
         assert list(zip(sample, row, strict=True)) == pairs
 
 
-def test_rows_that_were_kept_are_taken_and_a_few_more_than_necessary_are_no_error():
+@pytest.mark.parametrize("trimmed", [False, True])
+def test_rows_that_were_kept_are_taken_and_the_others_computed(trimmed):
     objective, factors = CASES["residual-relu"].objective(), KINDS["ggn"].factors
     plain = rows.lengths(objective, factors, 0)
     every = rows.rows(objective, factors, 0, plain, 0.0)
     order = {pair: i for i, pair in enumerate(zip(every.sample, every.row, strict=True))}
-    more, counts = 0, set()
+    missing = set()
     for most in range(len(order) + 1):
-        known = rows.lengths(objective, factors, 0, keep=Keep(tol=0.0, most=most))
         for tol in np.geomspace(1e-6, 0.5, 8):
-            needed = len(plain.longest(tol)[0])
+            known = rows.lengths(objective, factors, 0, keep=Keep(tol=0.0, most=most))
+            if trimmed:
+                known = rows.trimmed(known, tol)
+            needed = set(zip(*plain.longest(tol), strict=True))
+            kept = set(zip(known.kept.sample, known.kept.row, strict=True))
+            assert not trimmed or kept <= needed
+            missing.add(len(needed - kept))
             found = rows.rows(objective, factors, 0, known, tol)
-            counts.add(len(found.sample) - needed)
-            more += len(found.sample) > needed
-            assert needed <= len(found.sample) <= max(needed, 1.1 * needed)
-            same = [order[pair] for pair in zip(found.sample, found.row, strict=True)]
-            assert same == sorted(same)
+            pairs = list(zip(found.sample, found.row, strict=True))
+            assert pairs == sorted(needed)
+            same = [order[pair] for pair in pairs]
             torch.testing.assert_close(found.vectors, every.vectors[same], rtol=1e-12, atol=1e-14)
             left = np.abs(known.squares).sum() - np.abs(known.squares[found.sample, found.row]).sum()
             assert found.tau_plus + found.tau_minus == pytest.approx(left / len(known.weights), rel=1e-9, abs=1e-15)
-    assert more > 0  # the case is met
-    assert len(counts) > 1
+    assert missing >= {0, 1, 2}  # both cases are met
 
 
 def test_each_samples_trace_is_that_of_its_own_matrix():
