@@ -10,6 +10,7 @@ so `landscape --help` and `landscape plot` start without torch. Other packages a
 import _thread
 import logging
 import os
+import signal
 import sys
 import threading
 import traceback
@@ -187,10 +188,32 @@ def main(args: Sequence[str] | None = None) -> int:
         except click.Abort as stop:
             # click raises Abort both for Ctrl-C and for an EOFError, such as from a file that ends too early.
             cause = stop.__cause__
-            return _report(cause if isinstance(cause, EOFError | KeyboardInterrupt) else KeyboardInterrupt())
+            cause = cause if isinstance(cause, EOFError | KeyboardInterrupt) else KeyboardInterrupt()
+            with _ending(cause, of_process=args is None):
+                return _report(cause)
         except (KeyboardInterrupt, Exception) as error:
-            return _report(error)
+            with _ending(error, of_process=args is None):
+                return _report(error)
     return int(code or 0)
+
+
+@contextmanager
+def _ending(error: BaseException, *, of_process: bool) -> Generator[None, None, None]:
+    """Ignore Ctrl-C once it has ended the command: a launcher of several processes passes it on to each once more.
+
+    Args:
+        error: that ends the command.
+        of_process: the process ends with it, so that Ctrl-C is ignored to the end.
+    """
+    if not isinstance(error, KeyboardInterrupt) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        if not of_process and before is not None:  # None: not set by Python, which cannot set it again
+            signal.signal(signal.SIGINT, before)
 
 
 def _report(error: BaseException) -> int:

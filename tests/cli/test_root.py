@@ -191,6 +191,40 @@ def test_output_that_cannot_be_written_is_one_line_and_exit_code_2(words):
     assert done.stderr == "landscape: error: the output cannot be written: No space left on device\n"
 
 
+@pytest.mark.parametrize("cause", [KeyboardInterrupt, click.Abort])
+def test_ctrl_c_while_the_message_of_ctrl_c_is_written_changes_nothing(added, monkeypatch, capsys, cause):
+    """As torchrun does, which passes a Ctrl-C on to processes that have it from the terminal."""
+
+    def action():
+        raise cause
+
+    real = cli.console.error
+    monkeypatch.setattr(cli.console, "error", lambda text: (signal.raise_signal(signal.SIGINT), real(text)))
+    added("dishes", action)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert cli.main(["dishes"]) == 130
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert capsys.readouterr().err.strip() == "landscape: error: interrupted"
+
+
+def test_ctrl_c_after_the_message_of_ctrl_c_does_not_change_the_exit_code(tmp_path):
+    program = (
+        "import signal, sys\n"
+        "from landscape import cli\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "def stopped(*given, **options): raise KeyboardInterrupt\n"
+        "cli.root.main = stopped\n"
+        "code = cli.main()\n"
+        "signal.raise_signal(signal.SIGINT)\n"
+        "sys.exit(code)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=200)
+    assert (done.returncode, done.stderr) == (130, "landscape: error: interrupted\n")
+
+
 def test_ctrl_c_in_a_destructor_ends_the_command(added):
     class Last:
         def __del__(self):
