@@ -60,8 +60,8 @@ ALONG = (
 OF_PLANE = "ce-0"
 """The run whose end and start are on the plane."""
 
-LARGE = {"gram", "gram_part", "gram_sample", "gram_sign", "image_sample", "images"}
-"""Fields of a spectrum that its figures here do not need: inner products of rows, and images."""
+LARGE = {"image_sample", "images"}
+"""Fields of a spectrum that its figures here do not need. Of the inner products of rows, those of head and tail are."""
 
 Analysis = Callable[..., ls.Result]
 
@@ -236,7 +236,11 @@ def refuse_others(file: Path, was: Mapping[str, Any], now: Mapping[str, Any]) ->
 def copied(result: ls.Result, file: Path) -> None:
     """Write a result without names of local folders and without its largest fields."""
     names = {field.name for field in dataclasses.fields(result)}
-    large = dict.fromkeys(names & LARGE)
+    large: dict[str, Any] = dict.fromkeys(names & LARGE)
+    if isinstance(result, ls.results.Spectrum) and result.gram is not None:
+        own = np.isin(result.gram_part, (0, len(result.parts) - 1))
+        large |= {name: getattr(result, name)[own] for name in ("gram_part", "gram_sample", "gram_sign")}
+        large["gram"] = result.gram[np.ix_(own, own)]
     ls.save(file, dataclasses.replace(result, **large, provenance=portable(result.provenance)), overwrite=True)
 
 

@@ -55,8 +55,10 @@ def show(console: Console, names: Sequence[str], results: Sequence[Spectrum]) ->
             f"smallest of all at least {min(1, len(tests) * least):.2g}. The last column is how often one test alone "
             f"would find a true ratio of {permutation.RATIO:g} at 5 %: a large p is no equality"
         )
-        if found.gram is None:
-            console.say("lambda_max is not compared: the file keeps no rows of its parts")
+        compared = {one.part for one in tests if one.number == "lambda_max"}
+        if len(compared) < len({one.part for one in tests}):
+            but = f", but for {', '.join(sorted(compared))}" if compared else ""
+            console.say(f"lambda_max is not compared: the file keeps no rows of its parts{but}")
     for name, found in zip(names[1:], results[1:], strict=True):
         pairs = matched.paired(results[0], found)
         rows = [

@@ -86,12 +86,14 @@ def pool(found: Spectrum, parts: Sequence[int]) -> Pool:
         place = np.full(len(found.parts), -1)
         place[list(parts)] = np.arange(len(parts))
         rows = np.flatnonzero(place[found.gram_part] >= 0)
-        gram = Gram(
-            products=found.gram[np.ix_(rows, rows)],
-            sign=found.gram_sign[rows],
-            sample=first[place[found.gram_part[rows]]] + found.gram_sample[rows],
-            n=len(part),
-        )
+        has_rows = np.isin(np.arange(len(parts)), place[found.gram_part[rows]])
+        if has_rows[part[traces != 0]].all():  # a copy of a file may keep those of some parts
+            gram = Gram(
+                products=found.gram[np.ix_(rows, rows)],
+                sign=found.gram_sign[rows],
+                sample=first[place[found.gram_part[rows]]] + found.gram_sample[rows],
+                n=len(part),
+            )
     return Pool(part=part, weights=weights, chances=chances[own], traces=traces, uncertainty=uncertainty, gram=gram)
 
 

@@ -96,6 +96,21 @@ def test_a_choice_of_parts_takes_their_rows_along_and_joining_leaves_them_out(ca
     assert concatenate([found]).gram is found.gram
 
 
+def test_a_part_whose_rows_are_not_in_the_file_has_no_lambda_max_in_a_pool(case):
+    """Instead of one of zero; the rows of the others stay."""
+    _, found = case
+    own = np.isin(found.gram_part, (0, 2))
+    few = {name: getattr(found, name)[own] for name in ("gram_part", "gram_sample", "gram_sign")}
+    left = dataclasses.replace(found, gram=found.gram[np.ix_(own, own)], **few)
+    assert_same(pool(left, (0, 2)).gram, pool(found, (0, 2)).gram)
+    assert pool(left, (0, 1)).gram is None
+    nothing = dataclasses.replace(
+        left,
+        sample_trace=np.where(np.arange(len(found.parts))[:, None] == 1, 0 * found.sample_trace, found.sample_trace),
+    )
+    assert pool(nothing, (0, 1)).gram is not None
+
+
 def fitted():
     """Large weights: some samples are certain and others not, so that draws have weights."""
     objective = CASES["mlp-tanh"].objective()
