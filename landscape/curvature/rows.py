@@ -163,7 +163,7 @@ class Stored(Rows):
     @property
     def n_bytes(self) -> int:
         """See `Rows.n_bytes`."""
-        return self.vectors.nbytes
+        return self.vectors.untyped_storage().nbytes()  # more than `nbytes` after `trimmed`
 
     def combined(self, factors: np.ndarray) -> Tensor:
         """See `Rows.combined`."""
@@ -338,7 +338,7 @@ def trimmed(known: Lengths, tol: float) -> Lengths:
         tol: as for `rows`.
 
     Returns:
-        The lengths; the rows that stay have the memory of all that were kept.
+        The lengths; the rows that stay have the memory of all that were kept, unless they are less than half of these.
     """
     if known.kept is None:
         return known
@@ -348,7 +348,9 @@ def trimmed(known: Lengths, tol: float) -> Lengths:
     for at, row_of in enumerate(where):  # which ascend, so that no row is overwritten before it has moved
         if at != row_of:
             vectors[at] = vectors[row_of]
-    return replace(known, kept=Found(vectors=vectors[: len(where)], sample=sample[have], row=row[have]))
+    few = 2 * len(where) < len(vectors)
+    vectors = vectors[: len(where)].clone() if few else vectors[: len(where)]
+    return replace(known, kept=Found(vectors=vectors, sample=sample[have], row=row[have]))
 
 
 def facts(known: Lengths, sample: np.ndarray, row: np.ndarray) -> dict[str, Any]:

@@ -102,12 +102,15 @@ def test_rows_that_were_kept_are_taken_and_the_others_computed(trimmed):
         for tol in np.geomspace(1e-6, 0.5, 8):
             known = rows.lengths(objective, factors, 0, keep=Keep(tol=0.0, most=most))
             if trimmed:
+                before = known.kept.vectors.nbytes
                 known = rows.trimmed(known, tol)
+                assert known.kept.vectors.untyped_storage().nbytes() <= max(before, 1)
             needed = set(zip(*plain.longest(tol), strict=True))
             kept = set(zip(known.kept.sample, known.kept.row, strict=True))
             assert not trimmed or kept <= needed
             missing.add(len(needed - kept))
             found = rows.rows(objective, factors, 0, known, tol)
+            assert found.vectors.nbytes <= found.n_bytes <= 2 * found.vectors.nbytes
             pairs = list(zip(found.sample, found.row, strict=True))
             assert pairs == sorted(needed)
             same = [order[pair] for pair in pairs]

@@ -102,7 +102,7 @@ def test_names_of_many_layers_and_parts_do_not_run_into_each_other(n_layers, n_p
     layered = {
         f.name: np.repeat(getattr(found, f.name)[:, :1], n_layers, axis=1)
         for f in dataclasses.fields(found)
-        if f.name.startswith("layer_")
+        if f.name.startswith("layer_") and getattr(found, f.name) is not None
     }
     named = tuple(f"layer{k}.{k}.conv" for k in range(n_layers))
     ax, *_ = drawn(plots.gradient_layers(dataclasses.replace(found, layers=named, **layered))).axes
