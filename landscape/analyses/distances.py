@@ -22,7 +22,7 @@ from torch import Tensor
 from landscape.autodiff import costs, single_samples, trees
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.trees import Tree
-from landscape.autodiff.wide import place, wide
+from landscape.autodiff.wide import place, wide, zeros
 from landscape.callables import checked
 from landscape.curvature import operators
 from landscape.data.datasets import Samples
@@ -468,18 +468,24 @@ def _fisher(
     def loss(outputs: Any, targets: Tree) -> Tensor:
         return values(objective.outputs.read(outputs), targets)
 
-    ways = torch.stack([(wide(other.theta)[mask] - wide(point.theta)[mask]).square() for other in others])
-    scale = ways.amax(1, keepdim=True).clamp(min=torch.finfo(ways.dtype).tiny)  # squares of small steps may underflow
+    # As fractions of the largest: squares of small steps may underflow.
+    ways = torch.empty(len(others), int(mask.sum()), dtype=objective.dtype, device=objective.device)
+    scale = zeros((len(others), 1), objective.device)
+    for k, other in enumerate(others):
+        way = (wide(other.theta)[mask] - wide(point.theta)[mask]).square()
+        scale[k] = way.amax().clamp(min=torch.finfo(way.dtype).tiny, max=torch.finfo(way.dtype).max)
+        ways[k] = way / scale[k]
     square, variance = np.zeros((2, len(others)))
     for p, share in zip(own, shares, strict=True):
         batches = objective.batches(p)
         if isinstance(objective.outputs, OwnLoss):
             batches = (one for batch in batches for one in trees.each(batch))
         with differentiable_attention():
-            each = single_samples.weighted_squares(model, batches, loss, ways / scale, chosen.names)
+            each = single_samples.weighted_squares(model, batches, loss, ways, chosen.names)
         of_samples = objective.as_drawn(p, (scale.to(each) * each).cpu().numpy())
-        square += share * of_samples.mean(axis=1)
-        variance += share**2 * inference.variance_of_mean(of_samples)
+        with np.errstate(over="ignore", invalid="ignore"):  # of weights that are not finite
+            square += share * of_samples.mean(axis=1)
+            variance += share**2 * inference.variance_of_mean(of_samples)
     distance = np.sqrt(square)
-    error = np.divide(np.sqrt(variance), 2 * distance, out=np.zeros(len(others)), where=distance > 0)
+    error = np.divide(np.sqrt(variance), 2 * distance, out=np.zeros(len(others)), where=distance != 0)
     return distance, error

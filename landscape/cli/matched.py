@@ -57,7 +57,7 @@ def show(console: Console, names: Sequence[str], results: Sequence[Spectrum]) ->
         )
         compared = {one.part for one in tests if one.number == "lambda_max"}
         if len(compared) < len({one.part for one in tests}):
-            but = f", but for {', '.join(sorted(compared))}" if compared else ""
+            but = f", but for {', '.join([largest, *sorted(compared)])}" if compared else ""
             console.say(f"lambda_max is not compared: the file keeps no rows of its parts{but}")
     for name, found in zip(names[1:], results[1:], strict=True):
         pairs = matched.paired(results[0], found)

@@ -27,7 +27,7 @@ class Column:
     after: Callable[[Any, int], str] | None = None  # text after the number of a part
     detail: Callable[[Any], str] | None = None  # text after `head`, shown if all results have the same
     cell: Callable[[Any, int], str] | None = None  # the text for a part by its position, if no number
-    values: Callable[[Any], tuple[np.ndarray, np.ndarray | None]] | None = None  # if not those of the field
+    values: Callable[[Any], tuple[np.ndarray, np.ndarray | None] | None] | None = None  # if not those of the field
     doc: str = ""  # description of `values`; a field has its own description
     when: Callable[[Any], bool] | None = None  # whether the table shows it
     table: bool = True  # whether it is a column of the result's own table
@@ -92,7 +92,9 @@ class Column:
         if field is None:
             return self
 
-        def larger(result: Any) -> tuple[np.ndarray, np.ndarray | None]:
+        def larger(result: Any) -> tuple[np.ndarray, np.ndarray | None] | None:
+            if getattr(result, self.field) is None:
+                return None
             values = _last(getattr(result, self.field))
             over, other = errors(result)
             if over is None or other is None:

@@ -173,7 +173,7 @@ def _traces(
 
 def _by_rows(spectrum: Spectrum, shares: Sequence[Sequence[tuple[int, float]]]) -> dict[str, np.ndarray]:
     """Return what follows from the samples and rows of the parts, as far as the spectrum has them."""
-    fields: dict[str, list[float]] = {}
+    groups: list[dict[str, float]] = []
     for of in shares if spectrum.sample_trace is not None else ():
         parts = [p for p, _ in of]
         together = pool(spectrum, parts)
@@ -200,9 +200,9 @@ def _by_rows(spectrum: Spectrum, shares: Sequence[Sequence[tuple[int, float]]]) 
             )
             own |= {"lambda_max": value, "lambda_max_above": together.left_out(weights) + float(below)}
             own |= {"lambda_max_sampling_stderr": error(together.gram.curvatures(combination))}
-        for name, number in own.items():
-            fields.setdefault(name, []).append(number)
-    return {name: np.array(numbers) for name, numbers in fields.items()}
+        groups.append(own)
+    names = dict.fromkeys(name for own in groups for name in own)  # a group may have no rows where others have some
+    return {name: np.array([own.get(name, np.nan) for own in groups]) for name in names}
 
 
 def _joined(shares: Sequence[Sequence[tuple[int, float]]], values: np.ndarray | None, axis: int) -> np.ndarray | None:

@@ -346,3 +346,20 @@ def test_compare_matches_parts_by_size_and_models_by_images(run, save):
         code, _, err = run("compare", other, "--match-samples", *options)
         assert code == 2
         assert what in err[0]
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_groups_of_a_file_with_rows_and_of_one_without_stand_side_by_side(run, tmp_path, first):
+    whole = ls.spectrum(network(), operator="ggn")
+    without = dataclasses.replace(whole, gram=None, gram_part=None, gram_sample=None, gram_sign=None)
+    files = [str(tmp_path / f"{name}.h5") for name in ("rows", "none")]
+    for file, found in zip(files, (whole, without), strict=True):
+        ls.save(file, found)
+    code, out, err = run("compare", "--groups", "all", files[first], files[1 - first])
+    assert (code, err) == (0, [])
+    cells = [
+        cell.strip() for line in out.splitlines() if line.startswith("  all ") for cell in line.split("  ") if cell
+    ]
+    assert len(cells) == 3
+    assert cells[2 - first].endswith(" / -")
+    assert "±" in cells[1 + first].partition(" / ")[2]

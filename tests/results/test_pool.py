@@ -104,6 +104,12 @@ def test_a_part_whose_rows_are_not_in_the_file_has_no_lambda_max_in_a_pool(case)
     left = dataclasses.replace(found, gram=found.gram[np.ix_(own, own)], **few)
     assert_same(pool(left, (0, 2)).gram, pool(found, (0, 2)).gram)
     assert pool(left, (0, 1)).gram is None
+    groups = {"a": [found.parts[0]], "b": [found.parts[1]], "c": [found.parts[0], found.parts[2]]}
+    some, every = ls.regroup(left, groups), ls.regroup(found, groups)
+    for name in ("lambda_max", "lambda_max_above", "lambda_max_sampling_stderr"):
+        expected = np.where([False, True, False], np.nan, getattr(every, name))
+        np.testing.assert_array_equal(getattr(some, name), expected)
+    np.testing.assert_array_equal(some.trace, every.trace)
     nothing = dataclasses.replace(
         left,
         sample_trace=np.where(np.arange(len(found.parts))[:, None] == 1, 0 * found.sample_trace, found.sample_trace),
