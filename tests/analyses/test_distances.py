@@ -492,16 +492,3 @@ def test_rises_by_the_hessian_hold_where_later_parts_have_padding_and_the_first_
         for j in range(3):
             expected = (j - k) ** 2 * (way @ hessian @ way).item() / 2
             assert found.hessian_rise[0, k, j] == pytest.approx(expected, rel=1e-9, abs=1e-14)
-
-
-@pytest.mark.filterwarnings("ignore:.*encountered:RuntimeWarning")  # by the other distances
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e200])
-def test_a_distance_to_weights_that_are_not_finite_has_no_error_of_zero(value):
-    objective = CASES["residual-relu"].objective(partition="all")
-    here = points.origin(objective)
-    theta = here.theta.clone()
-    theta[0] = value
-    run = Run(name="r", points={"all": (here, 0.0), "other": (Point(theta, here.buffers), 1.0)}, start=here)
-    found = ls.distances(objective, [run], source="test", over="all", barrier_points=0)
-    assert not np.isfinite(found.fisher[0, 0, 1]) or found.fisher[0, 0, 1] > 1e150
-    assert found.fisher_stderr[0, 0, 1] != 0

@@ -214,3 +214,16 @@ def test_errors_of_features_are_those_of_other_samples():
         assert (stated > 0.65 * scatter).all(), name  # 8 errors of 16 %, and a scatter that is known to 8 %
         # What jumps from one group to the next has a jackknife that is too large.
         assert (stated < (2 if "disagreement" in name else 1.35) * scatter).all(), name
+
+
+@pytest.mark.filterwarnings("ignore:.*encountered:RuntimeWarning")  # by the other distances
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e200])
+def test_a_distance_to_weights_that_are_not_finite_has_no_error_of_zero(value):
+    objective = CASES["residual-relu"].objective(partition="all")
+    here = points.origin(objective)
+    theta = here.theta.clone()
+    theta[0] = value
+    run = Run(name="r", points={"all": (here, 0.0), "other": (points.Point(theta, here.buffers), 1.0)}, start=here)
+    found = ls.distances(objective, [run], source="test", over="all", barrier_points=0)
+    assert not np.isfinite(found.fisher[0, 0, 1]) or found.fisher[0, 0, 1] > 1e150
+    assert found.fisher_stderr[0, 0, 1] != 0
