@@ -201,8 +201,9 @@ def refusal(objective: Objective, factors: Factors) -> str | None:
     key = objective.layout.names, objective.dtype, objective.device, trees.shape(batch[0])
     with differentiable_attention(), objective.trainable():
         try:
-            if trees.size(batch) >= 3:  # at all weights: where some are zero, a wrong order makes no difference
-                per_sample.check(objective.model, partial(_losses, objective, *some_of(batch, _CHECKED)))
+            every = _of_all_parts(objective)
+            if trees.size(every) >= 3:  # at all weights: where some are zero, a wrong order makes no difference
+                per_sample.check(objective.model, partial(_losses, objective, *every))
             few = some_of(batch, 4)
             refuse_zero(objective, factors, objective.logits(objective.theta, few[0]), few[1])
             attempt = partial(_try, objective, factors, trees.one(batch, 0))
@@ -212,6 +213,14 @@ def refusal(objective: Objective, factors: Factors) -> str | None:
                 raise
             return (str(error).splitlines() or [type(error).__name__])[0]
     return None
+
+
+def _of_all_parts(objective: Objective) -> tuple[Tree, Tree]:
+    """Return a few samples of all parts: those of one may be too few to show a wrong order."""
+    members = np.concatenate(objective.members)
+    n = min(len(members), _CHECKED, max(3, objective.batch_size))
+    index = members[np.linspace(0, len(members) - 1, n).round().astype(int)]
+    return objective.samples.batch(index, objective.device, objective.dtype)
 
 
 def _try(objective: Objective, factors: Factors, one: tuple[Tree, Tree]) -> None:

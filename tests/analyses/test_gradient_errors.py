@@ -75,7 +75,7 @@ def around(model, sizes, random=None, **options):
     inputs = torch.randn(len(labels), 4, generator=random, dtype=torch.float64) + F.one_hot(labels, 4)
     samples = datasets.from_dataset((inputs, labels), name="case")
     return Objective.build(
-        model, samples, partition="class", dtype=torch.float64, batch_size=16, device="cpu", **options
+        model, samples, partition="class", dtype=torch.float64, device="cpu", **{"batch_size": 16} | options
     )
 
 
@@ -241,6 +241,39 @@ def test_where_layers_do_not_keep_the_order_of_samples_the_other_errors_stay(cap
     assert found.layer_norm_sampling_stderr is None
     assert expected.layer_norm_sampling_stderr is not None
     assert "numbers of layers have no errors" in caplog.text
+
+
+class OutOfOrder(torch.nn.Module):
+    """One layer sees the samples sorted, the next one as they came."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = torch.nn.Linear(4, 5), torch.nn.Linear(5, 3)
+
+    def forward(self, x):
+        order = x[:, 0].argsort()
+        return self.last(torch.tanh(self.first(x[order]))[order.argsort()])
+
+
+@pytest.mark.parametrize("batch_size", [2, 16])
+@pytest.mark.parametrize("sizes", [(1, 14, 15), (2, 14, 14), (12, 9, 9)])
+def test_a_wrong_order_is_noticed_whatever_the_first_part_and_the_batch_are(sizes, batch_size):
+    """Rows too: the first part had to have three samples, and a batch had to hold as many."""
+    torch.manual_seed(0)
+    mixed, plain = (
+        OutOfOrder().double(),
+        torch.nn.Sequential(torch.nn.Linear(4, 5), torch.nn.Tanh(), torch.nn.Linear(5, 3)).double(),
+    )
+    plain[0].load_state_dict(mixed.first.state_dict())
+    plain[2].load_state_dict(mixed.last.state_dict())
+    objectives = [around(model, sizes=sizes, batch_size=batch_size) for model in (mixed, plain)]
+    found, expected = (ls.gradients(objective, sampling_errors=True) for objective in objectives)
+    for name in OF_PARTS:
+        field = f"{name}_sampling_stderr"
+        np.testing.assert_allclose(getattr(found, field), getattr(expected, field), rtol=1e-9, err_msg=name)
+    assert found.layer_norm_sampling_stderr is None
+    spectra = [ls.spectrum(objective, operator="ggn") for objective in objectives]
+    np.testing.assert_allclose(spectra[0].lambda_max, spectra[1].lambda_max, rtol=1e-4)
 
 
 def test_layers_of_a_network_with_convolutions_and_batch_norm():
