@@ -115,15 +115,18 @@ class Console:
 def _lines(say: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> Progress:
     """Return a progress that says a line after `LOG_EVERY` seconds, and then each time that these have passed again."""
     begin = said = clock()
+    first: tuple[float, float] | None = None  # work that an earlier call has done took no time of this one
 
     def progress(done: float, total: int, text: str) -> None:
-        nonlocal said
-        if clock() - said < LOG_EVERY:
+        nonlocal said, first
+        now = clock()
+        first = first or (now, done)
+        if now - said < LOG_EVERY:
             return
-        said = clock()
-        took = said - begin
-        left = f", about {duration(took * (total - done) / done)} left" if done else ""
-        say(f"{100 * done / max(total, 1):.0f} % of {total}, {duration(took)}{left}{text and ': ' + text}")
+        said = now
+        here = done - first[1]
+        left = f", about {duration((now - first[0]) * (total - done) / here)} left" if here > 0 else ""
+        say(f"{100 * done / max(total, 1):.0f} % of {total}, {duration(now - begin)}{left}{text and ': ' + text}")
 
     return progress
 

@@ -59,6 +59,15 @@ def test_a_log_has_a_line_of_progress_after_a_minute_and_then_every_minute():
     ]
 
 
+def test_what_an_earlier_call_has_done_does_not_count_as_work_of_this_one():
+    said, now = [], [0.0]
+    progress = console._lines(said.append, clock=lambda: now[0])
+    for seconds, done in ((10, 76), (70, 77), (140, 78)):
+        now[0] = seconds
+        progress(done, 100, "")
+    assert said == ["77 % of 100, 70 s, about 23 min left", "78 % of 100, 2.3 min, about 24 min left"]
+
+
 def test_error_is_one_line(capsys):
     error("a\n  b\tc")
     assert capsys.readouterr().err == "landscape: error: a b c\n"
