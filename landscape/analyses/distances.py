@@ -12,30 +12,24 @@ the segments between points.
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from landscape.autodiff import costs, single_samples, trees
-from landscape.autodiff.differentiable import differentiable_attention
-from landscape.autodiff.trees import Tree
-from landscape.autodiff.wide import place, wide, zeros
+from landscape.analyses import displacements
+from landscape.autodiff import costs
+from landscape.autodiff.wide import wide
 from landscape.callables import checked
-from landscape.curvature import operators
 from landscape.data.datasets import Samples
 from landscape.errors import InputError, arg, check_choice
-from landscape.networks import classifiers, filters
-from landscape.networks.outputs import OwnLoss
 from landscape.objective import jobs, pilot, points
 from landscape.objective.batch_norm import DEFAULT, POLICIES, BatchNorm, estimated_on
 from landscape.objective.evaluator import Evaluator
 from landscape.objective.objective import Objective
 from landscape.objective.points import Point
 from landscape.objective.provenance import fingerprint, provenance
-from landscape.objective.weighing import weighed
 from landscape.results import Distances, grid, inference
 from landscape.results.journal import Journal
 
@@ -129,7 +123,7 @@ def distances(
     given = _Given(
         objective=objective,
         evaluator=evaluator,
-        chosen=_chosen(objective, over),
+        chosen=displacements.chosen_of(objective, over),
         source=source,
         over=over,
         barrier_points=barrier_points,
@@ -152,7 +146,7 @@ class _Given:
 
     objective: Objective
     evaluator: Evaluator
-    chosen: "_Chosen"
+    chosen: displacements.Chosen
     source: str
     over: str
     barrier_points: int
@@ -216,7 +210,7 @@ class _Measured:
         measured = [given.evaluator.means(*found) for found in own]
         accuracies = [(accuracy, error) for _, accuracy, _, error in measured if accuracy is not None]
         barriers, errors = self._barriers([self._each(point) for point in self.at] if self.moved else own)
-        by_fisher, rises = self._of_matrices()
+        of_matrices = self._of_matrices()
         return Distances(
             runs=(run.name,),
             points=tuple(run.points),
@@ -234,9 +228,8 @@ class _Measured:
             source=given.source,
             parameters=given.over,
             size=int(given.chosen.mask.sum()),
-            hessian_rise=np.stack(rises)[None] if rises else None,
             provenance=given.about,
-            **by_fisher,
+            **of_matrices,
             **_matrices(objective, run, self.at, given.chosen),
         )
 
@@ -265,17 +258,19 @@ class _Measured:
             (barriers[i, j], errors[i, j]), (barriers[j, i], errors[j, i]) = found, found
         return barriers, errors
 
-    def _of_matrices(self) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
+    def _of_matrices(self) -> dict[str, np.ndarray]:
         """Return the distances by each point's Fisher and, if they are wanted, the rises that its Hessian predicts."""
-        given, weighted, rises = self.given, [], []
-        for name, point in zip(self.run.points, self.at, strict=True):
-            weighted.append(_fisher(given.objective, point, name, self.at, given.chosen))
-            self._advance()
-            if given.curvature:
-                rises.append(_hessian_rises(given.objective, point, name, self.at, given.chosen))
+        given, measures = self.given, {"fisher": displacements.by_fisher}
+        if given.curvature:
+            measures["hessian_rise"] = displacements.rises_by_hessian
+        found: dict[str, list[np.ndarray]] = {name + end: [] for name in measures for end in ("", "_stderr")}
+        for own, point in zip(self.run.points, self.at, strict=True):
+            for name, measure in measures.items():
+                value, error = measure(given.objective, point, own, self.at, given.chosen)
+                found[name].append(value)
+                found[f"{name}_stderr"].append(error)
                 self._advance()
-        distance, error = np.stack(weighted, axis=1)[:, None]
-        return {"fisher": distance, "fisher_stderr": error}, rises
+        return {key: np.stack(values)[None] for key, values in found.items()}
 
 
 def _costs(
@@ -296,29 +291,27 @@ def _costs(
     }  # fmt: skip
     halve, batch = arg("barriers", barrier_points // 2), objective.batch_size
 
-    def fisher(count: int) -> Callable[[], object]:
+    def at_a_point(count: int, measure: displacements.Measure) -> Callable[[], object]:
         small = pilot.few(objective, [count])
-        here = points.origin(small)
-        return lambda: _fisher(small, here, "", [here] * n, _chosen(small, "all"))
+        here, every = points.origin(small), displacements.chosen_of(small, "all")
+        others = [here] + [replace(here, theta=1.01 * here.theta)] * (n - 1)
+        return lambda: measure(small, here, "", others, every)
 
+    at_points: dict[str, Any] = {
+        "times": len(runs) * n, "samples": _per_point(objective, runs[0]), "batch": batch,
+    }  # fmt: skip
+    fisher, rises = (
+        partial(at_a_point, measure=measure) for measure in (displacements.by_fisher, displacements.rises_by_hessian)
+    )
     works = [
         pilot.evaluation(objective),
         pilot.at_points(objective, "passes over all samples, at points and between them", passes, halve=halve,
                         **of_batch_norm),
-        costs.Work(what="passes for the Fisher information", prepare=fisher, times=len(runs) * n,
-                   samples=_per_point(objective, runs[0]), batch=batch),
+        costs.Work(what="passes for the Fisher information", prepare=fisher, **at_points),
     ]  # fmt: skip
     if curvature:
-
-        def products(count: int) -> Callable[[], object]:
-            small = pilot.few(objective, [count])
-            here = points.origin(small)
-            return lambda: _hessian_rises(small, here, "", [here] * n, _chosen(small, "all"))
-
-        works.append(
-            costs.Work(what="Hessians at points, each with its tracing", prepare=products, times=len(runs) * n,
-                       samples=_per_point(objective, runs[0]), batch=batch, halve=arg("curvature", False))
-        )  # fmt: skip
+        what = "second derivatives at points towards the others"
+        works.append(costs.Work(what=what, prepare=rises, halve=arg("curvature", False), **at_points))
     works[1:] = [replace(work, divided=len(runs) > 1) for work in works[1:]]  # runs are dealt
     keeps = (2 * n + 4) * 8 * size
     return costs.Known(
@@ -328,7 +321,7 @@ def _costs(
 
 def _per_point(objective: Objective, run: Run) -> int:
     """Return the average number of samples for the matrices of one point."""
-    counts = [sum(len(objective.members[p]) for p in _parts_of(objective, name)) for name in run.points]
+    counts = [sum(len(objective.members[p]) for p in displacements.parts_of(objective, name)) for name in run.points]
     return max(1, round(sum(counts) / len(counts)))
 
 
@@ -355,36 +348,9 @@ def _barrier(t: np.ndarray, each: np.ndarray, objective: Objective) -> tuple[np.
     return heights, errors
 
 
-@dataclass(frozen=True, eq=False)
-class _Chosen:
-    names: tuple[str, ...]
-    mask: Tensor  # (D,) bool
-
-
-def _chosen(objective: Objective, over: str) -> _Chosen:
-    layout, names = objective.layout, set(objective.layout.names)
-    if over == "encoder":
-        task = objective.task.name
-        try:
-            head = classifiers.find(objective.model, len(objective.samples.class_names))
-        except InputError as error:
-            if task == "classification":
-                raise
-            raise InputError(
-                f"{arg('over', 'encoder')} needs a classifier, and a model of the task {task} has none: pass "
-                f"{arg('over', 'all')}"
-            ) from error
-        with objective.trainable():
-            names = set(classifiers.encoder(objective.model, head))
-        if not names:
-            raise InputError(
-                f"{arg('over', 'encoder')}: no chosen parameter is before the classifier; pass {arg('over', 'all')}"
-            )
-    flags = [torch.full((size,), name in names) for name, size in zip(layout.names, layout.sizes, strict=True)]
-    return _Chosen(tuple(n for n in layout.names if n in names), torch.cat(flags).to(place(objective.device)))
-
-
-def _matrices(objective: Objective, run: Run, at: Sequence[Point], chosen: _Chosen) -> dict[str, np.ndarray]:
+def _matrices(
+    objective: Objective, run: Run, at: Sequence[Point], chosen: displacements.Chosen
+) -> dict[str, np.ndarray]:
     mask = chosen.mask
     vectors = [wide(p.theta)[mask] for p in at]
     moved = [v - wide(run.start.theta)[mask] for v in vectors]
@@ -396,7 +362,7 @@ def _matrices(objective: Objective, run: Run, at: Sequence[Point], chosen: _Chos
             euclidean[i, j] = (vectors[i] - vectors[j]).norm().item()
             scale = norms[i] * norms[j]
             cosine[i, j] = (moved[i] @ moved[j]).item() / scale if scale else math.nan
-            filters[i, j] = _filter_distance(objective, at[i].theta, at[j].theta, chosen.names)
+            filters[i, j] = displacements.by_filters(objective, at[i].theta, at[j].theta, chosen.names)
     along = [[(v - wide(point.theta)[mask]).norm().item() for v in vectors] for point, _ in run.snapshots]
     return {
         "euclidean": euclidean[None],
@@ -405,87 +371,3 @@ def _matrices(objective: Objective, run: Run, at: Sequence[Point], chosen: _Chos
         "norm": norms[None],
         "along_training": np.array(along).reshape(1, len(run.snapshots), n),
     }
-
-
-def _filter_distance(objective: Objective, a: Tensor, b: Tensor, names: Sequence[str]) -> float:
-    """Return the root mean square over filters of |a_f - b_f| / mean(|a_f|, |b_f|); a zero filter counts as 0."""
-    groups, layout, total, count = filters.groups(objective.model), objective.layout, 0.0, 0
-    pairs = zip(layout.names, layout.tensors(wide(a)), layout.tensors(wide(b)), strict=True)
-    for name, x, y in pairs:
-        if name in names:
-            apart, first, second = (filters.rows(t, name, groups).norm(dim=1) for t in (x - y, x, y))
-            size = (first + second) / 2
-            total += torch.where(size > 0, apart / torch.where(size > 0, size, 1.0), 0.0).square().sum().item()
-            count += apart.numel()
-    return math.sqrt(total / count)
-
-
-def _parts_of(objective: Objective, name: str) -> list[int]:
-    """Return the part to which a point belongs, or all parts if it belongs to none."""
-    known = objective.partition.names
-    return [known.index(name)] if name in known else list(range(len(known)))
-
-
-def _hessian_rises(
-    objective: Objective, point: Point, name: str, others: Sequence[Point], chosen: _Chosen
-) -> np.ndarray:
-    """Return d^T H d / 2 with H the Hessian of the part's mean loss at a point, for each displacement d to another."""
-    own = _parts_of(objective, name)
-    here = points.objective_at(objective, point)
-    operator = operators.hessian(here).restrict(own)
-    mask = chosen.mask.to(point.theta.device)
-    ways = torch.stack([(other.theta - point.theta) * mask for other in others]).to(operator.dtype)
-    products = operator.matvec(ways.expand(len(own), -1, -1))
-    forms = torch.linalg.vecdot(wide(products), wide(ways).expand_as(products)).cpu().numpy()  # (own, others)
-    counts = objective.population[own]
-    rises: np.ndarray = counts @ forms / counts.sum() / 2
-    return rises
-
-
-def _fisher(
-    objective: Objective, point: Point, name: str, others: Sequence[Point], chosen: _Chosen
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the distance from a point to others by the diagonal of its empirical Fisher, and its standard errors.
-
-    The Fisher is that of the point's part or, if it has none, of all samples. The square of the distance is a mean over
-    samples, so that its error is that of this mean.
-
-    Args:
-        objective: model, loss and data in parts.
-        point: the point.
-        name: of the point.
-        others: K points.
-        chosen: the parameters that count.
-
-    Returns:
-        (K,) and (K,); no error for a distance of zero, and nan for one sample.
-    """
-    model = points.network_at(objective, point).requires_grad_(True)
-    own, mask = _parts_of(objective, name), chosen.mask
-    shares = objective.shares[own] / objective.shares[own].sum()
-    values = weighed(objective.undrawn.loss, objective.draws, power=0.5)  # gradients of this loss are squared
-
-    def loss(outputs: Any, targets: Tree) -> Tensor:
-        return values(objective.outputs.read(outputs), targets)
-
-    # As fractions of the largest: squares of small steps may underflow.
-    ways = torch.empty(len(others), int(mask.sum()), dtype=objective.dtype, device=objective.device)
-    scale = zeros((len(others), 1), objective.device)
-    for k, other in enumerate(others):
-        way = (wide(other.theta)[mask] - wide(point.theta)[mask]).square()
-        scale[k] = way.amax().clamp(min=torch.finfo(way.dtype).tiny, max=torch.finfo(way.dtype).max)
-        ways[k] = way / scale[k]
-    square, variance = np.zeros((2, len(others)))
-    for p, share in zip(own, shares, strict=True):
-        batches = objective.batches(p)
-        if isinstance(objective.outputs, OwnLoss):
-            batches = (one for batch in batches for one in trees.each(batch))
-        with differentiable_attention():
-            each = single_samples.weighted_squares(model, batches, loss, ways, chosen.names)
-        of_samples = objective.as_drawn(p, (scale.to(each) * each).cpu().numpy())
-        with np.errstate(over="ignore", invalid="ignore"):  # of weights that are not finite
-            square += share * of_samples.mean(axis=1)
-            variance += share**2 * inference.variance_of_mean(of_samples)
-    distance = np.sqrt(square)
-    error = np.divide(np.sqrt(variance), 2 * distance, out=np.zeros(len(others)), where=distance != 0)
-    return distance, error

@@ -387,6 +387,7 @@ def _document(result: Distances, path: Path) -> dict[str, Any]:
         "barrier_stderr",
         "point_epoch",
         "hessian_rise",
+        "hessian_rise_stderr",
     ]
     return {"result": str(path), "runs": result.runs, "points": result.points, "parts": result.parts} | {
         name: getattr(result, name) for name in names

@@ -16,7 +16,7 @@ class Distances(Result):
     """
 
     kind: ClassVar[str] = "distances"
-    version: ClassVar[int] = 3  # since 2: errors of barriers over samples; since 3: of Fisher-weighted distances
+    version: ClassVar[int] = 3  # since 2: errors of barriers over samples; since 3: of weighted distances and of rises
     along: ClassVar[str] = "run"
 
     runs: tuple[str, ...] = array("run", doc="names of the runs, which differ only in their seed")
@@ -54,6 +54,9 @@ class Distances(Result):
         unit="loss",
         doc="[a, b]: (b - a)^T H_a (b - a) / 2, H_a the Hessian at a of a's part: the rise that it predicts towards b",
         optional=True,
+    )
+    hessian_rise_stderr: Floats | None = array(
+        "run", "point", "point", unit="loss", doc="standard error of the predicted rise over samples", optional=True
     )
     norm: Floats = array("run", "point", doc="Euclidean length of the point's displacement from the start")
     point_epoch: Floats = array("run", "point", unit="epochs", doc="mean epoch of the point; nan if unknown")

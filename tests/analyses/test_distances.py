@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from cases import CASES, hessian_by_double_backward, padded
-from exact import dense
+from cases import CASES
+from converged import run_of
 from interruptions import Interrupting
 from refusals import refused
 from torch import nn
@@ -26,18 +26,6 @@ from landscape.objective.objective import Objective
 from landscape.objective.points import Point
 from landscape.plots.figures import distances as distances_figures
 from landscape.results import History, store
-
-
-def run_of(objective, name="run", seeds=(1, 2)):
-    others = [points.origin(CASES["residual-relu"].objective(seed=s)) for s in seeds]
-    start = points.origin(objective)
-    snapshots = [
-        (Point(torch.lerp(start.theta, others[0].theta, t), start.buffers), e) for e, t in ((0.0, 0.0), (5.0, 0.5))
-    ]
-    named = {"0": (others[0], 3.0), "2": (others[1], 7.0), "final": (start, np.nan)}
-    return Run(
-        name=name, points=named, start=points.origin(CASES["residual-relu"].objective(seed=9)), snapshots=snapshots
-    )
 
 
 def test_distances_and_cosines_are_those_of_the_vectors():
@@ -253,23 +241,6 @@ def test_barriers_follow_the_policy_for_batch_norm():
     assert not np.allclose(found.barrier, itself.barrier)
 
 
-def test_predicted_rises_are_those_of_the_dense_hessian():
-    objective = CASES["residual-relu"].objective()
-    run = run_of(objective)
-    found = ls.distances(objective, [run], source="test", over="all", curvature=True)
-    at = [p for p, _ in run.points.values()]
-    for i, own in enumerate(([0], [2], [0, 1, 2])):  # points of parts 0 and 2, and one of no part
-        here = points.objective_at(objective, at[i])
-        share = objective.counts[own] / objective.counts[own].sum()
-        H = sum(s * dense(here, p) for s, p in zip(share, own, strict=True))
-        for j, other in enumerate(at):
-            way = other.theta - at[i].theta
-            assert found.hessian_rise[0, i, j] == pytest.approx((way @ H @ way).item() / 2, rel=1e-8, abs=1e-12)
-    assert ls.distances(objective, [run], source="test").hessian_rise is None
-    encoder = ls.distances(objective, [run], source="test", curvature=True)
-    assert not np.allclose(encoder.hessian_rise, found.hessian_rise)
-
-
 def test_runs_of_several_seeds_stand_side_by_side(tmp_path):
     objective = CASES["residual-relu"].objective()
     runs = [run_of(objective, "seed 0"), run_of(objective, "seed 1", seeds=(3, 4))]
@@ -478,17 +449,3 @@ def test_a_point_as_a_checkpoint_is_the_point(tmp_path):
     assert state.keys() == objective.model.state_dict().keys()
     for name, t in other.model.state_dict().items():
         assert torch.equal(state[name], t), name
-
-
-@pytest.mark.parametrize("batch_size", [2, 5, 6, 18])
-def test_rises_by_the_hessian_hold_where_later_parts_have_padding_and_the_first_has_none(batch_size):
-    objective = padded(batch_size)
-    start = points.origin(objective)
-    way = 0.1 * torch.randn(len(start.theta), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    ends = {name: (Point(start.theta + k * way, start.buffers), float(k)) for k, name in enumerate("012")}
-    found = ls.distances(objective, [Run(name="r", points=ends, start=start)], source="t", over="all", curvature=True)
-    for k, (point, _) in enumerate(ends.values()):
-        hessian = hessian_by_double_backward(points.objective_at(objective, point), k)
-        for j in range(3):
-            expected = (j - k) ** 2 * (way @ hessian @ way).item() / 2
-            assert found.hessian_rise[0, k, j] == pytest.approx(expected, rel=1e-9, abs=1e-14)

@@ -10,7 +10,7 @@ from refusals import refused
 from torch import nn
 
 import landscape as ls
-from landscape.analyses import distances, gradient_errors, part_losses, samples
+from landscape.analyses import displacements, gradient_errors, part_losses, samples
 from landscape.analyses.distances import Run
 from landscape.autodiff import memory
 from landscape.curvature import gram
@@ -27,7 +27,8 @@ COUNTED = {
     "slopes of single samples": (gradient_errors, "of_samples"),
     "points": (Evaluator, "measure"),
     "passes over all samples": (Evaluator, "each"),
-    "passes for the Fisher": (distances, "_fisher"),
+    "passes for the Fisher": (displacements, "by_fisher"),
+    "second derivatives at points": (displacements, "rises_by_hessian"),
     "gradients of the search": (points, "gradient"),
     "losses of parts": (part_losses.PartLosses, "losses"),
 }
@@ -67,8 +68,9 @@ JOBS = {
     "gradients in blocks": lambda: ls.gradients(objective(), sampling_errors=True, cache_bytes=0),
     "sharpness": lambda: ls.sharpness(objective(), draws=2),
     "surface": lambda: ls.surface2d(objective(), n=3),
-    "distances": lambda: ls.distances(objective(), [run()], source="points", over="all", barrier_points=3),
-}
+    "distances": lambda: ls.distances(objective(), [run()], source="points", over="all", barrier_points=3,
+                                      curvature=True),
+}  # fmt: skip
 
 
 def taken(job, monkeypatch):

@@ -152,7 +152,7 @@ def barrier_maps(distances: Distances, parts: Sequence[str] | None = None) -> Fi
         most = float(np.abs(rises.mean(0)).max()) or 1.0
         norm: Normalize = SymLogNorm(most / 10, vmin=-most, vmax=most)
         title = "rise that the Hessian of the row's part\npredicts towards the column"
-        maps.append((title, rises, None, norm, "PuOr_r"))
+        maps.append((title, rises, distances.hessian_rise_stderr, norm, "PuOr_r"))
     side, n_columns = max(3.2, min(6.0, 0.42 * len(order) + 1.6)), min(len(maps), 3)
     with theme.theme():
         inches = n_columns * side, -(-len(maps) // n_columns) * side * 0.92
