@@ -148,8 +148,11 @@ class Trainer:
                 raise InputError("the loss does not depend on the model's parameters: no gradient reaches them")
             if r.sharpness == "gsa" and r.first_pass == "decoupled":
                 views, labels = self.batches.get(torch.arange(min(32, len(self.train))))
-                with batch_statistics_constant(self.model):
-                    per_sample.check(self.model, lambda: self._losses(views, labels, self.model)[0])
+                try:
+                    with batch_statistics_constant(self.model):
+                        per_sample.check(self.model, lambda: self._losses(views, labels, self.model)[0])
+                except NumericalError as error:
+                    raise NumericalError(f"{error}; use {arg('first_pass', 'exact')}") from error
 
     def _remedy(self, inputs: Tensor) -> str:
         """Return a possible remedy if the model or the loss fails in the trial."""

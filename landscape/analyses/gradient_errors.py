@@ -85,9 +85,9 @@ def over_samples(objective: Objective, found: Mapping[str, np.ndarray], cache_by
 
 
 def has_layers(objective: Objective) -> bool:
-    """Say whether the numbers of layers get errors; if not, the reason is logged."""
+    """Say whether the numbers of layers get errors; if not, the reason is logged once for all checkpoints."""
     refusal = rows.refusal(objective, _LOSSES)
-    if refusal is not None:
+    if refusal is not None and objective.known.first("errors of layers"):
         log.warning("the numbers of layers have no errors over samples: %s", refusal)
     return objective.team.all(refusal is None)
 

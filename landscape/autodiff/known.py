@@ -37,3 +37,10 @@ class Known:
         if self.get(key, of) is None:
             test()
             self.put(key, True, of)
+
+    def first(self, key: Hashable) -> bool:
+        """Say whether this is called with a key for the first time, as for a remark that one reading suffices for."""
+        if self.get(("first", key)):
+            return False
+        self.put(("first", key), True)
+        return True

@@ -32,7 +32,7 @@ from landscape.autodiff.recording import (
     recorded,
     used_otherwise,
 )
-from landscape.errors import InputError, NumericalError, arg
+from landscape.errors import InputError, NumericalError
 
 
 def group_gradients(
@@ -98,8 +98,8 @@ def check(model: nn.Module, losses: Losses, *, tolerance: float = 0.02) -> None:
     error = float((found - expected).norm() / expected.norm().clamp(min=torch.finfo(expected.dtype).tiny))
     if not error <= tolerance:
         raise NumericalError(
-            f"gradients of groups add up to another gradient than the batch's ({error:.1%} off): samples of a batch "
-            f"influence each other in this model; use {arg('first_pass', 'exact')}"
+            f"gradients of groups add up to another gradient than the batch's ({error:.1%} off): within this model, "
+            "samples of a batch influence each other or change their order"
         )
 
 

@@ -255,6 +255,15 @@ class OutOfOrder(torch.nn.Module):
         return self.last(torch.tanh(self.first(x[order]))[order.argsort()])
 
 
+def test_why_layers_have_no_errors_is_said_once_for_all_checkpoints(tmp_path, caplog):
+    model, files = OutOfOrder().double(), [tmp_path / f"{k}.pt" for k in range(3)]
+    for file in files:
+        torch.save({name: torch.randn_like(t) for name, t in model.state_dict().items()}, file)
+    found = ls.gradients(around(model, sizes=(10, 8, 7)), checkpoints=files, sampling_errors=True)
+    assert found.layer_norm_sampling_stderr is None
+    assert caplog.text.count("numbers of layers have no errors") == 1
+
+
 @pytest.mark.parametrize("batch_size", [2, 16])
 @pytest.mark.parametrize("sizes", [(1, 14, 15), (2, 14, 14), (12, 9, 9)])
 def test_a_wrong_order_is_noticed_whatever_the_first_part_and_the_batch_are(sizes, batch_size):
