@@ -54,3 +54,13 @@ def differences(objective, part, v, step=1e-5):
         return torch.autograd.grad(loss(theta), theta)[0]
 
     return (gradient(point + step * v) - gradient(point - step * v)) / (2 * step)
+
+
+def dense_of_samples(objective, part, kind="hessian"):
+    """Return the (n, D, D) float64 matrices of the single samples of one part: of the Hessian or the Gauss-Newton."""
+    outputs, _, point, y = flat_function(objective, part)
+    if kind == "hessian":
+        return hessian(lambda t: objective.loss(outputs(t), y))(point)
+    z, J = outputs(point), jacrev(outputs)(point)  # (n, C), (n, C, D)
+    M = torch.stack([hessian(lambda one, k=k: objective.loss(one[None], y[[k]])[0])(z[k]) for k in range(len(z))])
+    return J.mT @ M @ J

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from landscape.analyses.samples import Kept, Samples
+from landscape.analyses.samples import Kept, Samples, along_vector
 from landscape.autodiff import trees
 from landscape.autodiff.wide import wide
 from landscape.curvature.rows import Lengths
@@ -49,6 +49,27 @@ def statistics(found: Samples, curvature: np.ndarray, crossfit: np.ndarray) -> d
     return {name: np.asarray(value)[None] for name, value in fields.items()}
 
 
+def of_eigenvalues(found: Samples, values: np.ndarray, vectors: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the standard errors over samples of the largest eigenvalues of a part, to first order.
+
+    Another draw of the samples moves an eigenvalue by the mean change of v^T A_i v, with v its eigenvector.
+
+    Args:
+        found: of the part.
+        values: (1, r) eigenvalues, descending.
+        vectors: (1, k, D) the first of their eigenvectors, k at most r; nan for those that do not exist.
+
+    Returns:
+        The field, with a part axis of length 1; nan for eigenvalues without a vector.
+    """
+    errors = np.full(values.shape, np.nan)
+    for r, vector in enumerate(vectors[0]):
+        if np.isfinite(vector).all():
+            v = torch.from_numpy(vector).to(found.objective.device, found.objective.dtype)
+            errors[0, r] = found.stderr(along_vector(found, v, float(values[0, r]), folds=False)[0])
+    return {"ritz_sampling_stderr": errors}
+
+
 def _sharpest(found: Samples, shares: np.ndarray) -> dict[str, np.ndarray]:
     """Return small copies of the images that add most to lambda_max, and their positions; none without images."""
     chosen = np.argsort(-shares, kind="stable")[:MOST_IMAGES]
@@ -75,7 +96,9 @@ def eigenvalues(found: Samples) -> dict[str, np.ndarray]:
     return {name: np.asarray(value)[None] for name, value in fields.items()}
 
 
-def by_rows(found: Samples, kept: Kept, *, top: int, vectors: int, tol: float, negative_tol: float) -> dict[str, Any]:
+def by_rows(
+    found: Samples, kept: Kept, *, top: int, vectors: int, tol: float, negative_tol: float, sampling_errors: bool
+) -> dict[str, Any]:
     """Return the fields of one part's spectrum with eigenvalues from rows, without a probe.
 
     Args:
@@ -85,6 +108,7 @@ def by_rows(found: Samples, kept: Kept, *, top: int, vectors: int, tol: float, n
         vectors: number of their eigenvectors to keep.
         tol: relative tolerance of `converged`.
         negative_tol: as in `spectrum`.
+        sampling_errors: also return the errors of these eigenvalues over samples.
 
     Returns:
         Fields by name.
@@ -101,13 +125,16 @@ def by_rows(found: Samples, kept: Kept, *, top: int, vectors: int, tol: float, n
     absolute = np.abs(values).sum() + n_others * abs(rest)
     listed = max(top, vectors)
     count = min(listed, len(values))
-    ritz_values, residuals = np.full(listed, np.nan), np.full(listed, np.nan)
+    ritz_values, residuals, errors = np.full((3, listed), np.nan)
     ritz_values[:count], residuals[:count] = values[:count], bound
-    ritz_vectors = None
-    if vectors:
-        ritz_vectors = np.full((1, vectors, size), np.nan)
-        for r in range(min(vectors, len(values))):
-            ritz_vectors[0, r] = wide(kept.direction(kept.eigen.combinations[:, r])).cpu().numpy()
+    ritz_vectors = np.full((1, vectors, size), np.nan) if vectors else None
+    combinations = kept.eigen.combinations[:, _real(found, kept)[:count]].T
+    for r, combination in enumerate(combinations):
+        if not combination.any():  # the eigenvalue is rounding, and has no vector
+            continue
+        errors[r] = found.stderr(kept.gram.curvatures(combination))
+        if ritz_vectors is not None and r < vectors:
+            ritz_vectors[0, r] = wide(kept.direction(combination)).cpu().numpy()
     return {
         "lambda_max": np.array([largest]),
         "lambda_max_residual": np.array([bound]),
@@ -124,6 +151,7 @@ def by_rows(found: Samples, kept: Kept, *, top: int, vectors: int, tol: float, n
         "saddle_ratio_stderr": np.zeros(1),
         "ritz_values": ritz_values[None],
         "ritz_residuals": residuals[None],
+        "ritz_sampling_stderr": errors[None] if sampling_errors else None,
         "ritz_vectors": ritz_vectors,
     }
 
@@ -134,9 +162,7 @@ def _eigenvalues(found: Samples, kept: Kept | None) -> dict[str, Any]:
         bounds = dict.fromkeys(("eigenvalue_rest", "eigenvalue_above", "eigenvalue_below"), np.nan)
         return {"eigenvalues": np.empty(0), **bounds}
     decay = found.objective.weight_decay if found.kind.decays else 0.0
-    size, values = found.objective.layout.size, kept.eigen.values
-    if len(values) > size:  # the others are rounding
-        values = np.sort(values[np.argsort(-np.abs(values), kind="stable")[:size]])[::-1]
+    values = kept.eigen.values[_real(found, kept)]
     rounding = 10 * torch.finfo(found.objective.dtype).eps * np.abs(values).max(initial=0)
     return {
         "eigenvalues": values + decay,
@@ -144,6 +170,13 @@ def _eigenvalues(found: Samples, kept: Kept | None) -> dict[str, Any]:
         "eigenvalue_above": kept.rows.tau_plus + rounding,
         "eigenvalue_below": kept.rows.tau_minus + rounding,
     }
+
+
+def _real(found: Samples, kept: Kept) -> np.ndarray:
+    """Return the positions of as many eigenvalues as there are parameters, descending; all others are rounding."""
+    largest = np.argsort(-np.abs(kept.eigen.values), kind="stable")[: found.objective.layout.size]
+    positions: np.ndarray = np.sort(largest)
+    return positions
 
 
 def _predictions(known: Lengths, task: Task) -> np.ndarray:

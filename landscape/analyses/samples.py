@@ -337,7 +337,7 @@ def along_rows(found: Samples, kept: Kept) -> tuple[np.ndarray, np.ndarray]:
     return curvature, np.full(len(weights), np.nan) if found.weighted else kept.gram.crossfitted(weights)
 
 
-def along_vector(found: Samples, top: Tensor, value: float) -> tuple[np.ndarray, np.ndarray]:
+def along_vector(found: Samples, top: Tensor, value: float, *, folds: bool = True) -> tuple[np.ndarray, np.ndarray]:
     """Return the same as `along_rows`, for a matrix without rows or with too many.
 
     The Hessian of a sample is J^T M J + sum_c (dl / dz_c) d^2 z_c. Where a class is fitted, nearly all of these slopes
@@ -348,27 +348,29 @@ def along_vector(found: Samples, top: Tensor, value: float) -> tuple[np.ndarray,
 
     Args:
         found: of the part.
-        top: unit vector of its lambda_max, (D,).
-        value: lambda_max.
+        top: unit vector of its lambda_max or of another eigenvalue, (D,).
+        value: the eigenvalue.
+        folds: also compute the curvature along the sharpest directions of other folds.
 
     Returns:
-        (n,) and (n,); the directions of folds come from the Gauss-Newton part; without its rows, and for weighted draws
-        as in `along_rows`, the second is nan.
+        (n,) and (n,); the directions of folds come from the Gauss-Newton part; without its rows, for weighted draws as
+        in `along_rows`, and without `folds`, the second is nan.
     """
     weights, kept = found.lengths.weights, found.kept
     every, value = np.ones(len(weights), dtype=bool), value - (found.objective.weight_decay if found.kind.decays else 0)
+    folds = folds and kept is not None and not found.weighted
     if kept is None or found.kind.has_rows:
-        return _along(found, every, top=top, folds=kept is not None and not found.weighted)
+        return _along(found, every, top=top, folds=folds)
     team = found.objective.team
     slopes = team.agreed(weights * _slopes(found))  # which decide on the samples that all pass over
     curvature = team.agreed(kept.gram.along(kept.rows.along(top)))
-    crossfit = np.full(len(weights), np.nan) if found.weighted else kept.gram.crossfitted(weights)
+    crossfit = kept.gram.crossfitted(weights) if folds else np.full(len(weights), np.nan)
     far = not abs(value - float(weights @ curvature)) <= NEAR * abs(value)
     some = np.zeros(len(weights), dtype=bool)
     some[largest(slopes[:, None], SLOPES[far])[0]] = True
 
     def compute(some: np.ndarray) -> None:
-        computed = _along(found, some, top=top, folds=not found.weighted)
+        computed = _along(found, some, top=top, folds=folds)
         curvature[some], crossfit[some] = (values[some] for values in computed)
 
     compute(some)

@@ -306,6 +306,8 @@ class SpectrumCosts:
                 of_samples.along_rows(per_sample, per_sample.kept)
             else:
                 of_samples.along_vector(per_sample, top, value)
+                for _ in range(self.options.vectors):
+                    of_samples.along_vector(per_sample, top, value, folds=False)
 
         return once
 

@@ -199,6 +199,8 @@ class _ObjectiveJob(Job):
         if per_sample is not None and options.sampling_errors:
             along_top = of_samples.along_vector(per_sample, found.top, float(made["lambda_max"][0]))
             fields |= sample_fields.statistics(per_sample, *along_top)
+            if made["ritz_vectors"] is not None:
+                fields |= sample_fields.of_eigenvalues(per_sample, made["ritz_values"], made["ritz_vectors"])
         if options.accuracy is not None:
             of_rows = self.kind.has_rows or self.way_of_trace != "probes" or not traces.of_bends(self.used, self.kind)
             made |= summaries.errors(made | fields, self.used, part, per_sample, trace_of_rows=of_rows)

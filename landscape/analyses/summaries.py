@@ -42,7 +42,8 @@ def of_rows(
     if options.sampling_errors:
         of_part |= sample_fields.statistics(per_sample, *of_samples.along_rows(per_sample, kept))
     given: dict[str, Any] = {"top": options.top, "vectors": options.vectors, "negative_tol": options.negative_tol}
-    made = sample_fields.by_rows(per_sample, kept, **given, tol=options.residual)
+    given |= {"tol": options.residual, "sampling_errors": options.sampling_errors}
+    made = sample_fields.by_rows(per_sample, kept, **given)
     if not options.has_density:
         made |= {
             "largest_at_most": made["lambda_max"] + made["lambda_max_residual"],

@@ -103,6 +103,13 @@ class Spectrum(Predicted):
 
     ritz_values: Floats = array("part", "rank", unit="loss", doc="largest Ritz values, descending")
     ritz_residuals: Floats = array("part", "rank", unit="loss", doc="their residual bounds")
+    ritz_sampling_stderr: Floats | None = array(
+        "part",
+        "rank",
+        unit="loss",
+        doc="their standard errors over samples, to first order; nan for products without the eigenvector",
+        optional=True,
+    )
     ritz_vectors: Floats | None = array(
         "part", "vector", "parameter", doc="unit vectors of the largest Ritz values", optional=True
     )

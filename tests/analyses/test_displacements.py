@@ -5,20 +5,13 @@ import pytest
 import torch
 from cases import CASES, hessian_by_double_backward, padded
 from converged import run_of
-from exact import flat_function
-from torch.func import hessian
+from exact import dense_of_samples
 
 import landscape as ls
 from landscape.analyses.distances import Run
 from landscape.data.partition import Partition
 from landscape.objective import points
 from landscape.objective.points import Point
-
-
-def of_samples(objective, part):
-    """Return the Hessians of a part's single losses, (n, D, D)."""
-    outputs, _, theta, y = flat_function(objective, part)
-    return hessian(lambda t: objective.loss(outputs(t), y))(theta)
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.3])
@@ -31,7 +24,7 @@ def test_predicted_rises_have_the_mean_and_the_spread_of_those_of_samples(decay)
     for i, own in enumerate(([0], [2], [0, 1, 2])):  # points of parts 0 and 2, and one of no part
         here = points.objective_at(objective, at[i])
         shares = objective.counts[own] / objective.counts[own].sum()
-        matrices = [of_samples(here, p) for p in own]
+        matrices = [dense_of_samples(here, p) for p in own]
         for j, other in enumerate(at):
             way = other.theta - at[i].theta
             each = [((m @ way) @ way).numpy() / 2 for m in matrices]
