@@ -28,7 +28,7 @@ from landscape.errors import InputError
 from landscape.objective.objective import Objective
 from landscape.results import Spectrum, columns
 from landscape.results.predicted import FIELDS
-from landscape.results.written import short
+from landscape.results.written import short, with_error
 
 SPECTRUM = cloup.option_group(
     "Spectrum",
@@ -284,7 +284,8 @@ GRADIENT_TITLE = "column's curvature along the row's gradient; at most the colum
 DOCUMENT_NAMES = [
     "n_samples", "n_used", "loss", "accuracy", *FIELDS, "lambda_max", "lambda_max_residual", "converged", "lambda_min",
     "lambda_min_residual", "trace", "trace_stderr", "trace_sampling_stderr", "lambda_max_sampling_stderr",
-    "lambda_max_crossfit", "lambda_max_crossfit_stderr", "uncertainty", "negative_mass", "negative_mass_stderr",
+    "lambda_max_crossfit", "lambda_max_crossfit_stderr", "uncertainty", "ritz_values", "ritz_residuals",
+    "ritz_sampling_stderr", "negative_mass", "negative_mass_stderr",
     "negative_curvature", "negative_curvature_stderr", "saddle_ratio", "saddle_ratio_stderr", "largest_at_most",
     "smallest_at_least", "lambda_max_error", "trace_error", "beyond_max", "beyond_max_error", "beyond_min",
     "beyond_min_error",
@@ -315,6 +316,8 @@ def _conclude(console: Console, found: Spectrum, path: Path, objective: Objectiv
     _reached(console, found)
     over_samples.show(console, found)
     _by_rows(console, found, objective, options)
+    if options.vectors > 1:
+        _further(console, found, min(options.vectors, MOST_COLUMNS))
     if found.overlap is not None:
         _show_overlap(console, found)
     also = "" if found.overlap is None else " [--kind overlap]"
@@ -346,6 +349,20 @@ def _by_rows(console: Console, found: Spectrum, objective: Objective, options: O
     others = [part for part, known in zip(found.parts, own, strict=True) if not known]
     names = ", ".join(others[:5]) + (f" and {len(others) - 5} more" if len(others) > 5 else "")
     console.note(f"by Lanczos, not by rows: {names}, because {reason}")
+
+
+def _further(console: Console, found: Spectrum, n: int) -> None:
+    """Print the n largest eigenvalues of each part, whose vectors the file holds, with their errors over samples."""
+    errors, rows = found.ritz_sampling_stderr, []
+    for p, part in enumerate(found.parts):
+        values = found.ritz_values[p, :n]
+        known = np.zeros(n) if errors is None else errors[p, :n]
+        cells = [
+            "" if math.isnan(value) else with_error(value, error) for value, error in zip(values, known, strict=True)
+        ]
+        rows.append([part, *cells])
+    title = "largest eigenvalues" + ("" if errors is None else " ± samples")
+    console.table(["part", *map(str, range(1, n + 1))], rows, title=title)
 
 
 def _reached(console: Console, found: Spectrum) -> None:

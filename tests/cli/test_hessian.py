@@ -107,3 +107,19 @@ def test_no_interval_is_made_up():
     found = []
     over_samples.show(console, ls.spectrum(CASES["mlp-tanh"].objective(), operator="ggn"))
     assert [row[3].endswith("(?)") for row in found] == [True] * 3  # fewer than 25 samples
+
+
+def test_eigenvalues_whose_vectors_are_stored_are_printed_with_their_errors():
+    found = ls.spectrum(CASES["mlp-tanh"].objective(), vectors=2)
+    console = Said()
+    hessian._further(console, found, 2)  # private: as above
+    assert console.titles == ["largest eigenvalues ± samples"]
+    for p, (part, *cells) in enumerate(console.rows[0]):
+        errors = found.ritz_sampling_stderr[p, :2]
+        assert part == found.parts[p]
+        for cell, value, error in zip(cells, found.ritz_values[p], errors, strict=False):
+            shown, beside = cell.split(" ± ")
+            assert float(shown) == pytest.approx(
+                value, abs=max(error, 0.02 * value) if error == error else 0.02 * value
+            )
+            assert (beside == "?") == bool(np.isnan(error))
