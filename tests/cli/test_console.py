@@ -61,7 +61,7 @@ def test_a_log_has_a_line_of_progress_after_a_minute_and_then_every_minute():
 
 def test_what_an_earlier_call_has_done_does_not_count_as_work_of_this_one():
     said, now = [], [0.0]
-    progress = console._lines(said.append, clock=lambda: now[0])
+    progress = console._lines(said.append, clock=lambda: now[0])  # private: as above
     for seconds, done in ((10, 76), (70, 77), (140, 78)):
         now[0] = seconds
         progress(done, 100, "")
