@@ -108,6 +108,18 @@ def evaluate(
     )
 
 
+def classifier_of(model: nn.Module, samples: Samples) -> str:
+    """Return the name of the classifier, of a network that runs on samples; see `classifiers.find`."""
+    n_classes, few = len(samples.class_names), torch.arange(min(4, len(samples)))
+
+    def run() -> Tensor:
+        (inputs,), *_ = next(iter(Batches(samples, ["none"], next(model.parameters()).device).epoch([few])))
+        with evaluating(model):
+            return models.logits_of(model(inputs), n_classes)
+
+    return classifiers.find(model, n_classes, run)
+
+
 def gradient_cosines(
     model: nn.Module, samples: Samples, *, batch_size: int, seed: int, n_batches: int = 8
 ) -> np.ndarray:

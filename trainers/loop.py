@@ -24,6 +24,7 @@ from landscape.networks.models import failures_named
 from trainers import schedule
 from trainers.batches import Batches
 from trainers.class_sam import ClassSAM, class_conditional
+from trainers.evaluation import classifier_of
 from trainers.gkp import GKP
 from trainers.gsa import GSA
 from trainers.losses import (
@@ -118,7 +119,7 @@ class Trainer:
     @cached_property
     def classifier(self) -> str:
         """Name of the model's last linear layer."""
-        return classifiers.find(self.model, self.n_classes)
+        return classifier_of(self.model, self.train)
 
     @cached_property
     def encoder(self) -> list[str]:

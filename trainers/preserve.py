@@ -16,7 +16,7 @@ from landscape.errors import InputError, StoreError, arg
 from landscape.networks import class_means, classifiers, losses
 from landscape.networks.class_means import Quality
 from trainers import evaluation, gkp, memory
-from trainers.evaluation import Scores
+from trainers.evaluation import Scores, classifier_of
 from trainers.gkp import GKP
 from trainers.memory import Bank, Groups
 from trainers.schedule import needed
@@ -123,7 +123,7 @@ class Memory:
         self.gkp: GKP | None = None
         self.group_of: Tensor | None = None  # number of each class's group, (C,), once there are groups
         self.counts: list[int] = []  # training samples of each group
-        self.classifier = classifiers.find(model, n_classes)
+        self.classifier = classifier_of(model, samples)
         self._names = classifiers.encoder(model, self.classifier)
         self._model, self._samples, self._n_groups = model, samples, n_groups
         self.loss = loss

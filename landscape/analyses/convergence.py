@@ -202,10 +202,5 @@ def _costs(objective: Objective, steps: int, batch: int) -> costs.Known:
 
 def state_of(objective: Objective, point: Point) -> Mapping[str, Tensor]:
     """Return the complete state_dict of a point, as in a checkpoint."""
-    state = {name: t.clone() for name, t in tensors_of(objective.model).items()}
-    buffers = points.buffer_layout(objective.model)
-    for layout, vector in ((objective.layout, point.theta), (buffers, point.buffers)):
-        for name, t in zip(layout.names, layout.tensors(vector), strict=True):
-            if name in state:  # a checkpoint does not contain buffers that are not persistent
-                state[name] = t.clone()
-    return state
+    model = points.network_at(objective, point)  # in which tensors of several names stay one
+    return {name: t.detach().clone() for name, t in tensors_of(model).items()}

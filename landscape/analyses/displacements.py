@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -54,7 +55,8 @@ def chosen_of(objective: Objective, over: str) -> Chosen:
     if over == "encoder":
         task = objective.task.name
         try:
-            head = classifiers.find(objective.model, len(objective.samples.class_names))
+            run = partial(objective.logits_of, objective.model, trees.take(objective.example(0)[0], slice(4)))
+            head = classifiers.find(objective.model, len(objective.samples.class_names), run)
         except InputError as error:
             if task == "classification":
                 raise

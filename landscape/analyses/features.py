@@ -16,6 +16,7 @@ variance in inference.py, also for weighted draws (Rao and Wu 1988).
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from landscape.analyses.at_checkpoints import Report, at_checkpoints
-from landscape.autodiff import costs, distributed
+from landscape.autodiff import costs, distributed, trees
 from landscape.autodiff.wide import wide
 from landscape.callables import checked
 from landscape.errors import InputError, arg
@@ -138,8 +139,7 @@ def features(
 def _costs(objective: Objective, n_points: int, beta: float, cache_bytes: int) -> costs.Known:
     """Return the cost of the features of a number of checkpoints."""
     n_samples, model = len(objective.samples), objective.model
-    head = classifiers.find(model, len(objective.samples.class_names))
-    width = classifiers.class_weights(model, head).shape[1]
+    width = classifiers.class_weights(model, _classifier(objective, model)).shape[1]
     kept = n_samples * width * objective.dtype.itemsize
 
     def prepare(n: int) -> Callable[[], object]:
@@ -209,7 +209,7 @@ def _measure(
     """Return the numbers of one checkpoint by the names of `Features`, and the number of features."""
     n_classes, n_samples = len(objective.samples.class_names), len(_own(objective))
     n_batches = -(-n_samples // objective.batch_size)
-    classifier = classifiers.find(model, n_classes)
+    classifier = _classifier(objective, model)
     rows = classifiers.class_weights(model, classifier)
     kept: list[_Batch] = []
     with classifiers.Tap(model, classifier) as tap:
@@ -327,6 +327,11 @@ def _of_all(kept: Sequence[_Batch], team: distributed.Team) -> _Batch:
     """Join the samples of all processes, each of which has some."""
     names = [field.name for field in fields(_Batch)]
     return _Batch(**{name: team.gathered(torch.cat([getattr(batch, name) for batch in kept])) for name in names})
+
+
+def _classifier(objective: Objective, model: nn.Module) -> str:
+    run = partial(objective.logits_of, model, trees.take(objective.example(0)[0], slice(4)))
+    return classifiers.find(model, len(objective.samples.class_names), run)
 
 
 def _batches(objective: Objective, model: nn.Module, tap: classifiers.Tap) -> Iterator[_Batch]:

@@ -17,6 +17,11 @@ def call(model: Callable[..., Any], inputs: Tree) -> Any:
     return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
 
 
+def first_of(args: tuple[Any, ...], named: Mapping[str, Any]) -> Any:
+    """Return the first argument of a call, by position or by name; None without arguments."""
+    return next(iter((*args, *named.values())), None)
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Generator[None, None, None]:
     """Put a model into eval mode inside the block; afterwards each of its modules has its own mode again.

@@ -82,7 +82,7 @@ def graph_of(function: Callable[..., Any], *example: Any) -> fx.GraphModule:
         The graph; its placeholders are the tensors among the arguments, in order.
     """
     described: Any = _Described()  # in place of a FakeTensorMode
-    with tracing(TracingContext(described)):
+    with tracing(TracingContext(described)), _NoMemory():
         traced: fx.GraphModule = make_fx(function)(*example)
     return traced
 
@@ -103,6 +103,20 @@ class _Described(TorchFunctionMode):
         if func is torch.empty_strided:
             options["device"] = "meta"
         return func(*args, **options)
+
+
+class _NoMemory(TorchFunctionMode):
+    """Refuses what reads the memory of a tensor past PyTorch: in a trace a tensor has none of its own."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in _OF_MEMORY:
+            raise NotTraceableError(f"it reads the memory of a tensor by {getattr(func, '__name__', func)}")
+        return func(*args, **(kwargs or {}))
+
+
+_OF_MEMORY = (Tensor.numpy, Tensor.__array__, Tensor.data_ptr, Tensor.tolist, Tensor.__dlpack__)
 
 
 def _graph(function: Callable[..., Any], example: tuple[Any, ...]) -> fx.GraphModule:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from landscape.autodiff.called import call
+from landscape.autodiff.called import call, first_of
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.trees import Tree
 from landscape.data.datasets import Samples
@@ -173,11 +173,12 @@ class Reestimation:
         self._pieces = _pieces(drawn)
         self._seen = dict.fromkeys(self._norms, 0)  # samples, those of several uses several times
         for norm in self._norms:
-            norm.register_forward_pre_hook(self._weigh)
+            norm.register_forward_pre_hook(self._weigh, with_kwargs=True)
 
-    def _weigh(self, norm: Any, args: tuple[Any, ...]) -> None:
-        self._seen[norm] += len(args[0])
-        norm.momentum = len(args[0]) / self._seen[norm]
+    def _weigh(self, norm: Any, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+        n = len(first_of(args, named))
+        self._seen[norm] += n
+        norm.momentum = n / self._seen[norm]
 
     @torch.no_grad()
     def __call__(self, point: Point) -> Point:

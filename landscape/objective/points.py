@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from landscape.autodiff import trees
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.wide import place, wide, zeros
 from landscape.callables import checked
@@ -60,8 +61,8 @@ def point(
         Its parameters and running statistics.
 
     Raises:
-        InputError: the file cannot be read, the network does not fit the objective's, or it differs in parameters that
-            do not vary.
+        InputError: the file cannot be read, the network does not fit the objective's, or it differs in parameters or
+            buffers that do not vary.
         NumericalError: a weight or the loss is not finite.
     """
     if isinstance(network, nn.Module):
@@ -234,7 +235,10 @@ def of(objective: Objective, snapshot: Snapshot, *, key: str | None = None, trus
 
 
 def refuse_other_fixed(objective: Objective, model: nn.Module, name: str) -> None:
-    """Refuse a network that no point can stand for, because parameters that do not vary have other values in it.
+    """Refuse a network that no point can stand for, because what does not vary has other values in it.
+
+    That is parameters that were not chosen, and buffers that are not made of real numbers, such as masks. A counter may
+    differ if the outputs do not depend on it.
 
     Args:
         objective: of a network with the same parameters.
@@ -242,24 +246,54 @@ def refuse_other_fixed(objective: Objective, model: nn.Module, name: str) -> Non
         name: of the network, for the message.
 
     Raises:
-        InputError: such a parameter differs.
+        InputError: such a parameter or buffer differs.
     """
-    own, varying = dict(objective.model.named_parameters()), set(objective.layout.names)
-    for key, t in model.named_parameters():
-        if key not in varying and not torch.equal(t, own[key]):
+    own = _fixed(objective.model, objective.layout)
+    for key, t in _fixed(model, objective.layout).items():
+        if torch.equal(t, own[key]):
+            continue
+        if isinstance(t, nn.Parameter):
             raise InputError(
                 f"{name} also differs in {key}, which is not among the parameters that vary "
                 f"({objective.source['params']}): leave {arg('params')} out, or choose {key} too"
             )
+        if _counts(t) and _same_outputs(objective, model):
+            continue
+        kind = str(t.dtype).removeprefix("torch.")
+        raise InputError(
+            f"{name} also differs in the buffer {key}, whose numbers ({kind}) cannot lie between those of two "
+            f"networks: give it the same values in both"
+        )
 
 
 def fixed_digest(objective: Objective) -> str:
-    """Return a SHA-256 of the parameters that do not vary."""
+    """Return a SHA-256 of the parameters that do not vary, and of buffers that cannot."""
     found = hashlib.sha256()
-    for name, t in objective.model.named_parameters():
-        if name not in objective.layout.names:
-            found.update(wide(t.detach()).cpu().numpy().tobytes())
+    for t in _fixed(objective.model, objective.layout).values():
+        found.update((t if t.is_complex() else wide(t)).detach().cpu().numpy().tobytes())
     return found.hexdigest()
+
+
+def _fixed(model: nn.Module, layout: Layout) -> dict[str, Tensor]:
+    """Return the parameters and buffers that are the same at all points, without batch norm's numbers of batches."""
+    varying = {*layout.names, *buffer_layout(model).names}
+    every = [*model.named_parameters(), *model.named_buffers()]
+    return {n: t for n, t in every if n not in varying and n.rpartition(".")[2] != "num_batches_tracked"}
+
+
+def _counts(t: Tensor) -> bool:
+    return t.ndim == 0 and not (t.is_floating_point() or t.is_complex() or t.dtype == torch.bool)
+
+
+def _same_outputs(objective: Objective, model: nn.Module) -> bool:
+    """Say whether a network and its point have the same outputs on a few samples, so that a counter has no effect."""
+    inputs = trees.take(objective.example(0)[0], slice(4))
+    other = objective.of_network(model)
+    with differentiable_attention(), torch.no_grad():
+        found = [
+            one.logits(one.theta, inputs) for one in (other, objective_at(objective, of_network(objective, model)))
+        ]
+    return torch.equal(*found)
 
 
 def of_network(objective: Objective, model: nn.Module) -> Point:

@@ -449,3 +449,27 @@ def test_a_point_as_a_checkpoint_is_the_point(tmp_path):
     assert state.keys() == objective.model.state_dict().keys()
     for name, t in other.model.state_dict().items():
         assert torch.equal(state[name], t), name
+
+
+@pytest.mark.parametrize("tied", ["weights", "modules"])
+def test_a_point_as_a_checkpoint_has_one_value_for_what_is_shared(tied):
+    """Such a file had the point's value under one name and that of the objective under the other."""
+
+    def network(seed):
+        torch.manual_seed(seed)
+        norm = nn.BatchNorm1d(4)
+        twice = [norm] if tied == "modules" else []
+        model = nn.Sequential(nn.Linear(4, 4), norm, nn.Linear(4, 4), *twice, nn.Linear(4, 3)).double()
+        if tied == "weights":
+            model[2].weight = model[0].weight
+        model[1].running_mean.normal_()
+        return model
+
+    data = torch.randn(12, 4), torch.arange(12) % 3
+    objective = ls.make_objective(network(0), data, parts="class", device="cpu", dtype="float64")
+    other = network(1)
+    state = convergence.state_of(objective, ls.point(objective, other))
+    assert state.keys() == other.state_dict().keys()
+    for name, t in other.state_dict().items():
+        if not name.endswith("num_batches_tracked"):
+            assert torch.equal(state[name], t), name

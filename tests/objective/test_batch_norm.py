@@ -228,3 +228,22 @@ def test_every_policy_is_known_to_the_commands_that_take_it():
     assert set(batch_norm.policies("sharpness")) == {"keep"}
     with refused(InputError, batch_norm="batch"):
         batch_norm.check("batch", "sharpness")
+
+
+class ByName(nn.Sequential):
+    """Calls batch norm by keyword."""
+
+    def forward(self, x):
+        return self[2](self[1](input=self[0](x)))
+
+
+@pytest.mark.parametrize("policy", ["reestimate", "per-part", "batch"])
+def test_batch_norm_may_be_called_by_keyword(policy):
+    torch.manual_seed(0)
+    layers = nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Linear(5, 3)
+    data = datasets.from_dataset((torch.randn(60, 4), torch.arange(60) % 3))
+    found = []
+    for model in (ByName(*layers), nn.Sequential(*copy.deepcopy(layers))):
+        objective = Objective.build(model, data, partition="class", dtype=torch.float64, device="cpu")
+        found.append(Evaluator(objective, batch_norm=policy)(points.origin(objective))[0])
+    np.testing.assert_allclose(*found, rtol=1e-12)

@@ -83,6 +83,58 @@ def test_a_checkpoint_that_differs_in_parameters_that_do_not_vary_is_refused(tmp
         ls.point(objective, CASES["residual-relu"].objective(seed=1).model)
 
 
+class Fixed(nn.Module):
+    """Has a buffer whose numbers cannot lie between those of two networks, and a counter."""
+
+    def __init__(self, value, *, counted=0.0):
+        super().__init__()
+        self.fc, self.counted = nn.Linear(4, 3), counted
+        self.register_buffer("fixed", value.clone())
+        self.register_buffer("n_steps", torch.tensor(0))
+        self.register_buffer("num_batches_tracked", torch.tensor(0))
+
+    def forward(self, x):
+        return (self.fc(x) * self.fixed).real.double() * (1 + self.counted * self.n_steps)
+
+
+OTHERS = {
+    "mask": torch.tensor([True, False, True]),
+    "zero point": torch.tensor([1, 3, 2]),
+    "complex": torch.tensor([1 + 1j, 2, 1j]),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_a_network_with_another_mask_or_whole_number_is_refused(kind, tmp_path):
+    """Its points would be those of a network that does not exist: the weights of one, the mask of the other."""
+    own, other = Fixed(torch.ones_like(OTHERS[kind])).double(), Fixed(OTHERS[kind]).double()
+    objective = ls.make_objective(own, (torch.randn(9, 4), torch.arange(9) % 3), device="cpu", dtype="float64")
+    torch.save(other.state_dict(), tmp_path / "other.pt")
+    for network in (other, tmp_path / "other.pt"):
+        with pytest.raises(InputError, match="the buffer fixed"):
+            ls.point(objective, network)
+    other.fixed.copy_(own.fixed)
+    other.num_batches_tracked += 5
+    assert ls.point(objective, other).buffers.numel() == 0
+    again = ls.make_objective(other, objective.samples, device="cpu", dtype="float64")
+    assert points.fixed_digest(objective) == points.fixed_digest(again)
+    other.fixed.copy_(OTHERS[kind])
+    again = ls.make_objective(other, objective.samples, device="cpu", dtype="float64")
+    assert points.fixed_digest(objective) != points.fixed_digest(again)
+
+
+@pytest.mark.parametrize("counted", [0.0, 0.1])
+def test_a_counter_may_differ_if_the_outputs_do_not_depend_on_it(counted):
+    own, other = (Fixed(torch.ones(3, dtype=torch.int64), counted=counted).double() for _ in range(2))
+    other.n_steps += 7
+    objective = ls.make_objective(own, (torch.randn(9, 4), torch.arange(9) % 3), device="cpu", dtype="float64")
+    if counted:
+        with pytest.raises(InputError, match="n_steps"):
+            ls.point(objective, other)
+    else:
+        assert torch.equal(ls.point(objective, other).theta[:12], other.fc.weight.flatten())
+
+
 def test_on_the_way_variances_move_by_their_logarithm_and_all_else_straight():
     a = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3, eps=0.5), nn.BatchNorm1d(3, affine=False))
     a.register_buffer("other", torch.tensor([1.0]))
