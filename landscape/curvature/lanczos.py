@@ -264,7 +264,14 @@ class _Runs:
         self.done[self.running] = self.taken
         self.scale = np.maximum(self.scale, np.abs(alpha) + beta)
         self.running &= beta > BREAKDOWN * eps * self.scale
-        self.v = w.mul_(torch.as_tensor(self.running / np.where(self.running, beta, 1.0)).to(w)[:, None])
+        inverse = self.running / np.where(self.running, beta, 1.0)
+        if inverse.max() > torch.finfo(w.dtype).max:
+            kind = str(w.dtype).removeprefix("torch.")
+            raise NumericalError(
+                f"products of size {beta[self.running].min():.1g} are too small for {kind}: use float64, or multiply "
+                "the matrix by a number"
+            )
+        self.v = w.mul_(torch.as_tensor(inverse).to(w)[:, None])
         if self.taken < self.basis.shape[1]:
             self._put(self.taken)
 

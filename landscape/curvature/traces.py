@@ -29,7 +29,8 @@ from landscape.curvature.outputs import chunks, outputs
 from landscape.objective.objective import Objective
 from landscape.results import quadrature
 
-_LEAST_DRAWS = 8
+_LEAST_DRAWS = 32
+_ALL = 32  # up to so many rows of a part are all computed: few draws, most of one row, understate their own error
 
 
 def refusal(objective: Objective, kind: Kind) -> str | None:
@@ -102,7 +103,9 @@ def diagonal(objective: Objective, kind: Kind, part: int) -> Tensor:
 
 
 def sampled(objective: Objective, kind: Kind, part: int, seed: int) -> tuple[float, float]:
-    """Estimate the trace of a part's matrix from randomly drawn rows, as many as the part has samples.
+    """Estimate the trace of a part's matrix from randomly drawn rows: as many as it has samples, or `_LEAST_DRAWS`.
+
+    Of a part with few rows all are computed.
 
     Processes that work together all compute the same.
 
@@ -124,8 +127,12 @@ def sampled(objective: Objective, kind: Kind, part: int, seed: int) -> tuple[flo
     total = float(sizes.sum())
     if total == 0:
         return decay, 0.0
-    generator = np.random.default_rng(seed)
-    drawn = generator.choice(sizes.size, max(_LEAST_DRAWS, len(sizes)), p=sizes.ravel() / total)
+    n, real = max(_LEAST_DRAWS, len(sizes)), np.flatnonzero(sizes)
+    if len(real) <= _ALL:
+        rows_of = np.unravel_index(real, sizes.shape)
+        exact = sizes[rows_of] @ _signed_squares(objective, factors, part, *rows_of) / int(objective.counts[part])
+        return float(objective.team.agreed(np.array([exact]))[0]) + decay, 0.0
+    drawn = np.random.default_rng(seed).choice(sizes.size, n, p=sizes.ravel() / total)
     chosen, times = np.unique(drawn, return_counts=True)
     found = _signed_squares(objective, factors, part, *np.unravel_index(chosen, sizes.shape))
     mean, error = quadrature.mean_and_stderr(np.repeat(found, times) * total / int(objective.counts[part]))

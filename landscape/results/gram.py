@@ -56,6 +56,8 @@ class Gram:
             half = basis * np.sqrt(kappa)
             found, vectors = np.linalg.eigh(half.T @ (self.sign[:, None] * half))
             values, turned = found[::-1], turned @ vectors[:, ::-1]
+            size = np.abs(values)
+            turned[:, size <= len(size) * np.finfo(np.float64).eps * size.max(initial=0)] = 0
         return Eigen(values=values, combinations=roots[:, None] * turned)
 
     def top(self, weights: np.ndarray) -> tuple[float, np.ndarray]:

@@ -79,3 +79,23 @@ def test_an_eigenvalue_that_is_rounding_has_no_vector_and_no_error():
     assert np.isfinite(found.ritz_vectors[0, 0]).all()
     assert np.isnan(found.ritz_vectors[0, 1]).all()  # two equal samples of two classes have one row
     assert np.isnan(found.ritz_sampling_stderr[0, 1])
+
+
+def brier(z, labels):
+    return (z.softmax(1) - nn.functional.one_hot(labels, z.shape[1])).square().sum(1)
+
+
+def test_vectors_of_rounding_are_absent_where_rows_have_both_signs():
+    """Two samples, each three times: their vectors had lengths of 1e-23."""
+    x = torch.randn(2, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64).repeat(3, 1)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(1)
+        model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+    data = (x, torch.tensor([0, 1] * 3))
+    objective = ls.make_objective(model, data, parts="all", loss=brier, dtype="float64", device="cpu")
+    found = ls.spectrum(objective, operator="ggn", vectors=8, ggn_tol=0)
+    lengths = np.linalg.norm(found.ritz_vectors[0], axis=1)
+    known = np.isfinite(lengths)
+    assert 2 <= known.sum() <= 4  # two rows of each of two samples
+    np.testing.assert_allclose(lengths[known], 1, rtol=1e-7)
+    assert (np.abs(found.ritz_values[0, :8][~known]) < 1e-12).all()

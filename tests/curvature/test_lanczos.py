@@ -5,8 +5,9 @@ import pytest
 import torch
 from refusals import refused
 
+import landscape as ls
 from landscape.curvature.lanczos import lanczos, probe, unconverged
-from landscape.errors import InputError
+from landscape.errors import InputError, NumericalError
 from landscape.results import quadrature
 
 
@@ -170,3 +171,10 @@ def test_probes_are_isotropic(distribution):
 def test_bad_input_is_named(call, words):
     with refused(InputError, *words):
         call()
+
+
+def test_a_matrix_of_numbers_without_digits_is_refused():
+    A = torch.diag(torch.arange(1.0, 31.0, dtype=torch.float64)) * 1e-42
+    with pytest.raises(NumericalError, match="too small for float32: use float64"):
+        ls.spectrum(A.float())
+    assert ls.spectrum(A).lambda_max[0] == pytest.approx(30e-42, rel=1e-12)

@@ -28,6 +28,14 @@ def both_signs(z, targets):
     return (torch.sin(3 * z) + 2.5 * z.square()).sum(1) + 0.0 * targets
 
 
+@pytest.fixture(autouse=True)
+def few(request, monkeypatch):
+    """Draw eight rows at least, so that the smallest parts are drawn too."""
+    if "exactly" not in request.node.name:
+        monkeypatch.setattr(traces, "_LEAST_DRAWS", 8)  # private: there is no public number of draws
+        monkeypatch.setattr(traces, "_ALL", 1)  # private: nor of rows
+
+
 def estimates(objective, kind="hessian", part=0, seeds=SEEDS):
     """Estimates of a trace and their standard errors, (seeds, 2)."""
     return np.array([traces.sampled(objective, KINDS[kind], part, seed) for seed in range(seeds)])
@@ -153,3 +161,15 @@ def test_where_rows_have_no_trace_it_is_refused():
     objective = CASES["residual-relu"].objective()
     with pytest.raises(InputError, match="has no rows"):
         ls.spectrum(ls.hessian(objective) - ls.ggn(objective), trace="sampled", steps=2, probes=1)
+
+
+@pytest.mark.parametrize("kind", ["hessian", "ggn", "fisher"])
+def test_all_rows_are_computed_exactly_where_they_are_few(kind):
+    """Few draws, most of one row, understate their own error."""
+    objective = CASES["mlp-relu"].objective(weight_decay=0.01)
+    part = objective.part("2")
+    assert len(objective.members[part]) == 1
+    expected = dense(objective, part, kind).trace().item() + 0.01 * objective.layout.size
+    found, errors = estimates(objective, kind, part, seeds=3).T
+    np.testing.assert_allclose(found, expected, rtol=1e-10)
+    assert (errors == 0).all()
