@@ -2,8 +2,9 @@
 
 A coarse grid comes first. Each step halves the distance between points inside the cells that are still refined. If the
 loss at a new point differs from the interpolation of the earlier points by more than a tolerance, the cells around the
-new point are divided again. At half the distance, the error of cubic interpolation (`mesh.smooth`) falls to an eighth
-or less, and that of linear interpolation to a quarter; the tolerances below use these factors.
+new point are divided again. At half the distance, the error of cubic interpolation (`mesh.smooth`) would fall to an
+eighth, and that of linear interpolation to a quarter, if the coarse grid resolved the loss. As it may not, half of
+these factors are counted on: then nearly all points are within the tolerance, and the worst within about twice of it.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -50,9 +51,9 @@ def refine(
         mean = np.tensordot(weights, loss, 1)
         off = _misses(mean, before, computed & ~before)
         if off is None:
-            divided = [cell for cell in cells if _bends(mean, cell, rows, columns, 4 * tol)]
+            divided = [cell for cell in cells if _bends(mean, cell, rows, columns, 2 * tol)]
         else:
-            divided = [cell for cell in cells if _is_off(mean, off, cell, 8 * tol)]
+            divided = [cell for cell in cells if _is_off(mean, off, cell, 4 * tol)]
         cells = [
             small
             for r0, r1, c0, c1 in divided

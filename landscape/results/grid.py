@@ -12,9 +12,9 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from scipy.interpolate import LinearNDInterpolator
+from scipy.interpolate import LinearNDInterpolator, PchipInterpolator
 
-from landscape.results.mesh import SAME, Grid, smooth, spanning, step_of
+from landscape.results.mesh import SAME, Grid, floor_of, smooth, spanning, step_of
 from landscape.results.verdict import verdict
 
 __all__ = ["Grid", "barrier", "barrier_stderr", "doubling_radius", "lowest", "summary", "worst_rise"]
@@ -129,10 +129,11 @@ def filled(grid: Grid, values: np.ndarray, centre: np.ndarray, *, cubic: bool = 
     """Return values at all points of a grid, interpolated at points that were not computed.
 
     Args:
-        grid: coordinates of the points; the computed points must span a plane.
+        grid: coordinates of the points; the computed points must span its line or plane.
         values: (P, ny, nx).
         centre: (P,) at the checkpoint itself.
-        cubic: interpolate by `mesh.smooth` if no value of the part is negative, otherwise linearly.
+        cubic: interpolate by cubic polynomials in the logarithm if no value of the part is negative, otherwise
+            linearly.
 
     Returns:
         (P, ny, nx); nan where values are not finite, in the triangles around these, and outside the computed points.
@@ -142,6 +143,12 @@ def filled(grid: Grid, values: np.ndarray, centre: np.ndarray, *, cubic: bool = 
     if not len(rows):
         return found
     places = np.stack([grid.xcoordinates[columns], grid.ycoordinates[rows]], axis=1)
+    if min(found.shape[1:]) == 1:
+        axis = grid.xcoordinates if found.shape[1] == 1 else grid.ycoordinates
+        on_line = found.reshape(len(found), -1)
+        return np.stack([_filled_line(axis, grid.computed.ravel(), v, cubic=cubic) for v in on_line]).reshape(
+            found.shape
+        )
     heights = grid.values(found, centre)
     between = interpolate(grid, heights, places)
     steps = step_of(grid.xcoordinates), step_of(grid.ycoordinates)
@@ -151,6 +158,24 @@ def filled(grid: Grid, values: np.ndarray, centre: np.ndarray, *, cubic: bool = 
             curved = smooth(grid.vertices[finite] / steps, known[finite][None], places / steps)[0]
             between[p] = np.where(np.isnan(between[p]) | np.isnan(curved), between[p], curved)
     found[:, rows, columns] = between
+    return found
+
+
+def _filled_line(t: np.ndarray, computed: np.ndarray, values: np.ndarray, *, cubic: bool) -> np.ndarray:
+    """Return values (N,) at all places t, (N,) ascending; nan beside values that are not finite, and outside all."""
+    order = np.argsort(t)
+    places, known, whole = t[order], computed[order], values[order]
+    finite = known & np.isfinite(whole)
+    if finite.sum() < 2:
+        return values
+    at, heights = places[finite], whole[finite]
+    share = np.interp(places, places[known], finite[known].astype(float), left=0, right=0)
+    between = np.interp(places, at, heights)
+    if cubic and (heights >= 0).all():
+        raised = floor_of(heights[None])[0]
+        between = np.maximum(np.exp(PchipInterpolator(at, np.log(heights + raised))(places)) - raised, 0)
+    found = np.empty_like(values)
+    found[order] = np.where(finite, whole, np.where(~known & (share > 1 - 1e-9), between, np.nan))
     return found
 
 
@@ -261,7 +286,7 @@ def summary(
     """
     low, position = lowest(grid, loss)
     whole, heights = grid, loss
-    if not grid.computed.all() and grid.simplices.shape[1] == 3:
+    if not grid.computed.all() and (grid.simplices.shape[1] == 3 or min(loss.shape[1:]) == 1):
         heights = np.where(grid.computed, loss, filled(grid, loss, centre_loss))
         whole = replace(grid, computed=grid.computed | np.isfinite(heights).all(axis=0))
     radius = reach(whole) if radius is None else radius
