@@ -9,6 +9,7 @@ what an adaptive grid saves, and how far the interpolation of its points is off 
 """
 
 import argparse
+import copy
 import statistics
 import time
 from collections.abc import Callable
@@ -69,7 +70,7 @@ def plain_loop(objective: ls.Objective) -> Callable[[Point], float]:
         objective.samples.batch(index[i : i + 128], objective.device, objective.dtype)
         for i in range(0, len(index), 128)
     ]
-    model: nn.Module = objective.model
+    model: nn.Module = copy.deepcopy(objective.model)  # the loop leaves other weights in it
     layout = objective.layout
 
     def evaluate(point: Point) -> float:
