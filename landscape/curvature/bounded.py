@@ -7,8 +7,14 @@ would prevent. The spectral measure of z is the sum of both: t_i with weight (q_
 run with their weights times |z'|^2 / |z|^2. One tridiagonal matrix has exactly these nodes and weights (Gragg and
 Harrod 1984); it is stored like that of any other run.
 
+P A P has the eigenvalue 0 for each q_i, which A need not have. The run is on A within the space that P projects onto,
+and knows nothing of it as long as its vectors stay there. If 0 is beyond the eigenvalues in that space, the recurrence
+enlarges what rounding leaves of q_i in a vector by the same factor at every step, as it does to all that is far from
+the spectrum. So P is applied to each new vector, after the recurrence (Parlett and Scott 1979).
+
 This ignores the coupling of the two, of size |remainder| in A Q^T = Q^T diag(t) + next remainder^T. The coupling is the
-only error of an eigenvalue (Weyl), and is added to the bounds. Vectors other than Q are not available. Eigenvalues that
+only error of an eigenvalue (Weyl), and is added to the bounds, with the rounding of products with A, which may be much
+larger than what is left of it. Vectors other than Q are not available. Eigenvalues that
 converge within the run may have copies; the sum of their weights is still correct, but the resolution is lower.
 """
 
@@ -17,6 +23,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from landscape.curvature import lanczos, restarted
@@ -75,14 +82,16 @@ class Split:
         norm2 = float(dots(z[None], z[None]))
         along, rest = self.without(z)
         rest_norm2 = float(dots(rest[None], rest[None]))
+        scale = float(np.abs(values).max())
         runs = lanczos.lanczos(
-            lambda V: self.without(self.product(V[0, 0]))[1][None, None],
+            lambda V: self.product(V[0, 0])[None, None],
             rest[None, None],
             steps,
             progress=progress,
             team=self.operator.team,
             keep=False,
-            scale=float(np.abs(values).max()),
+            without=lambda W: self.without(W[0])[1][None],
+            scale=scale,
         )
         solved = runs.solved(0, 0)
         self.samples.append(float(values.sum()) + rest_norm2 * runs.alpha[0, 0, 0])
@@ -91,7 +100,8 @@ class Split:
         weights = np.append(along**2, rest_norm2 * solved.weights) / norm2
         order = np.argsort(nodes, kind="stable")
         alpha, beta = quadrature.jacobi(nodes[order], weights[order])
-        bounds = np.append(residuals, solved.residuals + coupling)
+        rounding = 10 * torch.finfo(z.dtype).eps * scale  # of products with the whole matrix
+        bounds = np.append(residuals, solved.residuals + coupling + rounding)
         found = Ritz(values=nodes[order], weights=weights[order], residuals=bounds[order], vectors=np.empty((0, 0)))
         return alpha, np.append(beta, runs.beta[0, 0, len(solved.values) - 1]), norm2, found
 

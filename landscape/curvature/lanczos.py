@@ -156,6 +156,7 @@ def lanczos(
     progress: Callable[[int], None] | None = None,
     team: Team = ALONE,
     keep: bool = True,
+    without: Callable[[Tensor], Tensor] | None = None,
     place: Place = WHOLE,
     scale: float = 0.0,
 ) -> Tridiagonal:
@@ -173,6 +174,9 @@ def lanczos(
         progress: called with the number of finished steps.
         team: processes that compute each product together; each runs the same steps.
         keep: store the basis, and orthogonalise against it; otherwise see the docstring of this module.
+        without: projects vectors, (P K, D) -> (P K, D), onto a subspace that contains the probes and is nearly
+            invariant; the coefficients are then those of the matrix within it. Every new vector is projected: from a
+            projection of the products alone, rounding leads out of the subspace if the matrix is definite in it.
         place: of the basis, as it is kept.
         scale: largest |eigenvalue| that was removed from the matrix, whose rounding its products have.
 
@@ -186,7 +190,7 @@ def lanczos(
     if steps < 1:
         raise InputError(f"{arg('steps')} must be at least 1, got {steps}")
     limit = min(probes.shape[-1], max(steps, max_steps or steps))
-    runs = _Runs(probes, min(limit, steps), limit, team=team, place=place, keep=keep, scale=scale)
+    runs = _Runs(probes, min(limit, steps), limit, team=team, place=place, keep=keep, without=without, scale=scale)
     while runs.running.any() and runs.taken < limit:
         if runs.taken == runs.capacity:
             if more is None or not team.agreed(np.array([more(runs.result())]))[0]:
@@ -202,14 +206,23 @@ class _Runs:
     """The state of all P K runs; arrays have one row for each run, and run (p, k) is row p K + k."""
 
     def __init__(
-        self, probes: Tensor, capacity: int, limit: int, *, team: Team, place: Place, keep: bool, scale: float
+        self,
+        probes: Tensor,
+        capacity: int,
+        limit: int,
+        *,
+        team: Team,
+        place: Place,
+        keep: bool,
+        without: Callable[[Tensor], Tensor] | None,
+        scale: float,
     ) -> None:
         n_parts, n_probes, size = probes.shape
         n_runs, flat = n_parts * n_probes, probes.reshape(-1, size)
         self.norm = dots(flat, flat).sqrt()
         if not (self.norm > 0).all():
             raise InputError("a probe has length zero")
-        self.shape, self.team, self.place, self.keep = probes.shape, team, place, keep
+        self.shape, self.team, self.place, self.keep, self.without = probes.shape, team, place, keep, without
         self.capacity, self.taken = capacity, 0  # steps for which there is room, and those that are finished
         self.v, self.before = _unit(flat, self.norm), torch.zeros(0)  # the last vectors, and those before them
         own = place.kept(self.v)
@@ -257,6 +270,8 @@ class _Runs:
                 a = dots(self.v, w)
             w -= self.v * a.to(w)[:, None]
             self.before = self.v
+        if self.without is not None:
+            w = self.without(w)
         b = dots(w, w).sqrt()
         alpha, beta = self.team.agreed(torch.stack([a, b]).cpu().numpy())
         self.alpha[self.running, j], self.beta[self.running, j] = alpha[self.running], beta[self.running]

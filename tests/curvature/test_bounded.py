@@ -307,3 +307,83 @@ def test_a_vector_stands_beside_the_eigenvalue_that_it_belongs_to(monkeypatch):
     assert found.ritz_vectors.shape == (1, 3, SIZE)
     for r, v in enumerate(found.ritz_vectors[0]):
         assert np.linalg.norm(A.numpy() @ v - found.ritz_values[0, r] * v) <= found.ritz_residuals[0, r] + 1e-9
+
+
+def definite(name, dtype, size=300, seed=0):
+    """A matrix without eigenvalues near 0, or one with an eigenspace of 0; with its eigenvalues, ascending."""
+    rng = np.random.default_rng(seed)
+    bulk = {
+        "negative": -rng.uniform(1, 2, size),
+        "positive": rng.uniform(0.5, 1, size),
+        "with weight decay": 20 + np.append([130, 90, 60, 40, 20, 10, 5, 3], np.zeros(size - 8)),
+        "multiple": np.repeat([10, 4, -1, -2.5], [3, 2, size - 105, 100]),
+        "multiple and positive": np.append(np.repeat([10.0, 4], [6, 5]), rng.uniform(1, 2, size - 11)),
+        "of low rank": np.append([9, 7, 5, 2, -4.0], np.zeros(size - 5)),
+        "with a gap at 0": rng.choice([-1, 1], size) * rng.uniform(1, 2, size),
+        "large and small": np.append([1e4, 1e3, 300], rng.uniform(1, 2, size - 3)),
+    }[name]
+    Q, _ = np.linalg.qr(rng.normal(size=(size, size)))
+    A = torch.from_numpy(Q * bulk @ Q.T).to(dtype)
+    A = (A + A.T) / 2
+    return A, np.linalg.eigvalsh(A.double().numpy())
+
+
+SHAPES = (
+    "negative", "positive", "with weight decay", "multiple", "multiple and positive", "of low rank", "with a gap at 0",
+    "large and small",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("name", SHAPES)
+def test_what_is_taken_out_leaves_no_eigenvalue_zero(name, dtype):
+    """Every node lies within its bound of an eigenvalue, also where 0 is none and far from all."""
+    for seed in range(4):
+        A, exact = definite(name, dtype, seed=seed)
+        for steps, fit, vectors in ((20, 30, 0), (80, 20, 0), (120, 47, 4)):
+            plan = probing.Plan(steps=steps, probes=2, seed=seed, vectors=vectors, room=Room(fit))
+            found = probing.run(matrix(A[None]), plan, lambda share: None)
+            assert found.basis.startswith("not kept")
+            for run in found.ritz:
+                apart = np.abs(run.values[:, None] - exact).min(axis=1)
+                assert (apart <= run.residuals + 1e-15 * np.abs(exact).max()).all()
+            assert abs(found.trace[0] - exact.sum()) <= 4 * found.trace[1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_definite_matrix_has_the_ends_and_the_density_of_runs_with_a_whole_basis(name, dtype, monkeypatch):
+    A, exact = definite(name, dtype)
+    full = ls.spectrum(matrix(A), steps=80, probes=2)
+    monkeypatch.setattr(memory, "room", lambda device, limit: 30 * A.element_size() * len(A))
+    found = ls.spectrum(matrix(A), steps=80, probes=2)
+    short = ls.spectrum(matrix(A), density=False, vectors=4)
+    assert full.steps.max() <= 80
+    assert "basis" not in full.provenance
+    scale = np.abs(exact).max()
+    for one in (found, short):
+        assert one.provenance["basis"].startswith("not kept")
+        assert np.abs(one.lambda_max[0] - exact).min() <= one.lambda_max_residual[0]
+        assert np.abs(one.lambda_min[0] - exact).min() <= one.lambda_min_residual[0]
+        assert exact[0] - 1e-5 * scale <= one.lambda_min[0] <= one.lambda_max[0] <= exact[-1] + 1e-5 * scale
+    np.testing.assert_allclose([found.lambda_min[0], found.lambda_max[0]], exact[[0, -1]], rtol=0, atol=1e-3 * scale)
+    assert found.saddle_ratio[0] == pytest.approx(abs(exact[0] / exact[-1]), abs=2e-3)
+    assert abs(found.negative_mass[0] - full.negative_mass[0]) < 0.05
+    for k in range(2):
+        ours, theirs = (quadrature.of_part(one, 0) for one in (found, full))
+        kept = [np.isfinite(nodes[k]) for nodes, _ in (ours, theirs)]
+        apart = area_between(ours[0][k][kept[0]], ours[1][k][kept[0]], theirs[0][k][kept[1]], theirs[1][k][kept[1]])
+        assert apart < 0.01 * (exact[-1] - exact[0])
+
+
+def test_the_ggn_of_a_network_with_weight_decay_has_no_eigenvalue_below_it(monkeypatch):
+    objective = CASES["mlp-tanh"].objective(partition="all", weight_decay=0.5)
+    exact = 0.5 + torch.linalg.eigvalsh(dense(objective, 0, "ggn")).numpy()
+    monkeypatch.setattr(memory, "room", lambda device, limit: 30 * objective.layout.size * 8)
+    found = ls.spectrum(
+        objective, operator="ggn", method="lanczos", steps=60, probes=2, density=True, cache_bytes=0, memory_bytes=1,
+        sampling_errors=False,
+    )  # fmt: skip
+    assert found.provenance["basis"].startswith("not kept")
+    assert abs(found.lambda_min[0] - exact[0]) <= found.lambda_min_residual[0] < 0.05
+    assert found.saddle_ratio[0] == pytest.approx(exact[0] / exact[-1], rel=1e-3)

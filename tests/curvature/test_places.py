@@ -164,6 +164,21 @@ def test_the_first_place_that_has_room_is_taken_and_the_numbers_stay(fit, size, 
         same(found, whole)
 
 
+def test_vectors_that_were_taken_out_stay_out_where_they_are_divided():
+    """All eigenvalues are negative: 0, that of the vectors that were taken out, would be the largest."""
+    A = symmetric() - 100 * torch.eye(SIZE)
+    exact = torch.linalg.eigvalsh(A).numpy()
+
+    def work(team):
+        own = replace(matrix(A), team=team)
+        return probing.run(own, plan(Room(BESIDE, team=team), steps=60), lambda share: None)
+
+    for found in in_threads(2, work):
+        assert found.basis.startswith("not kept")
+        for run in found.ritz:
+            assert (np.abs(run.values[:, None] - exact).min(axis=1) <= run.residuals).all()
+
+
 def test_the_ends_of_a_divided_run_are_those_of_a_whole_one():
     operator = matrix(symmetric())
 
