@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from landscape.autodiff import per_sample
 from landscape.autodiff.batch_statistics import batch_statistics_constant
+from landscape.autodiff.sample_rows import SampleRows
 from landscape.autodiff.wide import place
 from landscape.callables import checked
 from landscape.errors import InputError, arg
@@ -127,8 +128,10 @@ class GSA(torch.optim.Optimizer):
             perturb: "joint" has one second pass at theta + sum_g w_g eps_g; "per-group" has one for each group at
                 theta + eps_g, as in equation 15.
             first_pass: "exact" has a backward pass for each group; "decoupled" (needs `model`) treats batch norm's
-                statistics of the batch as constants, so that one backward pass gives the gradients of all groups;
-                "shared" has one backward pass and uses the batch's gradient for every group, as the authors' code.
+                statistics of the batch as constants, so that one backward pass gives the gradients of all groups.
+                Layers in which samples influence each other, change their order or are not along the first axis are
+                found in the first batch of each size, and get a backward pass for each group. "shared" has one backward
+                pass and uses the batch's gradient for every group, as the authors' code.
             adaptive: scale the perturbation of each parameter by its size, as adaptive SAM does.
             clip: smallest and largest Z rho_g; None means no clipping of equation 13, which has no bound when a group
                 is fitted and h_g vanishes. The authors' code uses 2e-3 and 3e-3, with adaptive scaling.
@@ -168,6 +171,7 @@ class GSA(torch.optim.Optimizer):
         self._decay = average
         self._joint = perturb == "joint"
         self._first_pass = first_pass
+        self._sample_rows = SampleRows()
         self._adaptive = adaptive
         self._clip = None if clip is None else tuple(clip)
         self._norm_term = norm_term
@@ -284,7 +288,9 @@ class GSA(torch.optim.Optimizer):
         if self._first_pass == "decoupled" and self._model is not None:
             names = _names(self._model, parameters)
             with batch_statistics_constant(self._model):
-                values, means = per_sample.group_gradients(self._model, piece.losses, piece.groups, len(rows), names)
+                values, means = per_sample.group_gradients(
+                    self._model, piece.losses, piece.groups, len(rows), names, first=self._sample_rows
+                )
             rows += means.mul_(sizes.to(rows.device, rows.dtype, non_blocking=True)[:, None])
             return values
         values = piece.losses()

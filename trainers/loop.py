@@ -7,7 +7,7 @@ interrupted run continues from its last epoch with the same result; on a CPU bit
 import math
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -148,12 +148,24 @@ class Trainer:
             if not values.requires_grad:
                 raise InputError("the loss does not depend on the model's parameters: no gradient reaches them")
             if r.sharpness == "gsa" and r.first_pass == "decoupled":
-                views, labels = self.batches.get(torch.arange(min(32, len(self.train))))
-                try:
-                    with batch_statistics_constant(self.model):
-                        per_sample.check(self.model, lambda: self._losses(views, labels, self.model)[0])
-                except NumericalError as error:
-                    raise NumericalError(f"{error}; use {arg('first_pass', 'exact')}") from error
+                self._try_decoupled()
+
+    def _try_decoupled(self) -> None:
+        """Refuse a model in which samples meet; GSA would then need as many backward passes as the exact first pass."""
+        most = min(32, len(self.train))
+        met: NumericalError | None = None
+        for n in (most, max(most - 1, 3)):  # as long as one of them may be another axis, which GSA tells apart
+            views, labels = self.batches.get(torch.arange(n))
+            try:
+                with batch_statistics_constant(self.model):
+                    per_sample.check(self.model, partial(self._first_losses, views, labels))
+                return
+            except NumericalError as error:
+                met = error
+        raise NumericalError(f"{met}; use {arg('first_pass', 'exact')}") from met
+
+    def _first_losses(self, views: tuple[Tensor, ...], labels: Tensor) -> Tensor:
+        return self._losses(views, labels, self.model)[0]
 
     def _remedy(self, inputs: Tensor) -> str:
         """Return a possible remedy if the model or the loss fails in the trial."""

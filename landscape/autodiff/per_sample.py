@@ -7,9 +7,9 @@ each group's mean loss. In units of a forward pass: forward 1, d_i 1, weights 1,
 
 Convolutions, linear layers and batch norm are treated so where their parameters are used nowhere else, which the graph
 of the losses tells, and where their inputs have the batch along the first axis. Another axis may be as long as the
-batch by chance (`recording.batch_first` looks at two sizes). All other parameters (of other layers, shared or used by
-name) get a backward pass for each group. Samples must not influence each other: batch norm runs in eval mode, or within
-`batch_statistics_constant`.
+batch by chance (`recording.batch_first` looks at two sizes, `SampleRows` at gradients). All other parameters (of other
+layers, shared or used by name) get a backward pass for each group. Samples must not influence each other: batch norm
+runs in eval mode, or within `batch_statistics_constant`.
 
 Source: Goodfellow 2015, "Efficient per-example gradient computations", for linear layers; Rochette et al. 2019 for
 convolutions.
@@ -32,6 +32,7 @@ from landscape.autodiff.recording import (
     recorded,
     used_otherwise,
 )
+from landscape.autodiff.sample_rows import SampleRows
 from landscape.errors import InputError, NumericalError
 
 
@@ -42,7 +43,7 @@ def group_gradients(
     n_groups: int,
     params: Sequence[str] | None = None,
     *,
-    first: Collection[nn.Module] | None = None,
+    first: Collection[nn.Module] | SampleRows | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the gradient of each group's mean loss over a batch.
 
@@ -54,7 +55,8 @@ def group_gradients(
         groups: group of each sample, (B,) integers from 0 to n_groups - 1; on the CPU they need no wait for a GPU.
         n_groups: G.
         params: names of parameters; None for all trainable ones, in the order of `model.named_parameters()`.
-        first: layers with the batch along their first axis, as `batch_first` finds them; None uses all layers with a
+        first: layers with the batch along their first axis, as `batch_first` finds them. `SampleRows` finds them in the
+            batches themselves, and all other layers get a backward pass for each group. None uses all layers with a
             first axis as long as the batch, which `check` must then confirm.
 
     Returns:
@@ -65,7 +67,9 @@ def group_gradients(
         InputError: batch norm couples the samples, a group or parameter does not exist, or the losses do not fit.
     """
     chosen = parameters_of(model, params)
-    values, calls = recorded(model, losses, SEPARABLE, first)
+    rows = first if isinstance(first, SampleRows) else None
+    values, calls = recorded(model, losses, SEPARABLE, None if isinstance(first, SampleRows) else first)
+    calls = calls if rows is None else rows.among(values, calls)
     return values.detach(), _rows(values, calls, chosen, groups, n_groups)
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from refusals import refused
 from steps import COUNTS, batch, batch_gradient, closure, flat, found_gradient, gradient, network, shifted
+from torch import nn
 from torch.nn import functional as F
 
 from landscape.errors import InputError
@@ -188,6 +189,36 @@ def test_decoupled_gradients_are_exact_where_batch_norm_does_not_couple(chosen):
         optimizer.gradients(closure(model, inputs, labels), groups)
         found.append(flat([p.grad for group in optimizer.param_groups for p in group["params"]]))
     assert optimizer.perturbation.norm() > 1e-4
+    torch.testing.assert_close(*found, rtol=0, atol=1e-13)
+
+
+class TimeFirst(nn.Module):
+    """Time before samples, with dropout: where there are as many steps as samples, a slice is not of a group."""
+
+    def __init__(self):
+        super().__init__()
+        self.step, self.drop, self.out = nn.Linear(6, 5), nn.Dropout(0.3), nn.Linear(5, 3)
+
+    def forward(self, x):
+        return self.out(self.drop(torch.tanh(self.step(x[:, 0].movedim(1, 0)))).sum(0))
+
+
+@pytest.mark.parametrize("n", [5, 6, 7])  # of six steps
+def test_decoupled_gradients_are_exact_where_another_axis_is_as_long_as_the_batch(n):
+    """The model runs twice for a step, with the random numbers of the exact first pass."""
+    inputs, labels, groups = batch(n)
+    found, passes = [], []
+    for first_pass in ("exact", "decoupled"):
+        with torch.random.fork_rng():
+            torch.random.default_generator.manual_seed(0)
+            model = TimeFirst().double()
+            model.register_forward_hook(lambda *_: passes.append(1))
+            options = {"counts": COUNTS, "first_pass": first_pass, "average": 0, "model": model, "lr": 0.1}
+            optimizer = GSA(model.parameters(), torch.optim.SGD, **options)
+            for _ in range(2):
+                optimizer.step(closure(model, inputs, labels), groups)
+            found.append(torch.cat([optimizer.radii.gradient_norm, found_gradient(model), optimizer.perturbation]))
+    assert len(passes) == 8
     torch.testing.assert_close(*found, rtol=0, atol=1e-13)
 
 

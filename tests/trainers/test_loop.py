@@ -11,7 +11,7 @@ from trained import same, trained
 from landscape.data import datasets
 from landscape.errors import InputError, NumericalError
 from trainers import evaluation
-from trainers.loop import Trainer
+from trainers.loop import Trainer, seeded
 
 GSA = {"sharpness": "gsa", "groups": 2, "epochs": 4}  # the shortest run that comes to groups
 
@@ -252,6 +252,32 @@ def test_samples_that_influence_each_other_are_refused_where_they_must_not():
     Trainer(recipe(**options), Centred(), blobs(), device=CPU)
     with refused(NumericalError, first_pass="exact"):
         Trainer(recipe(first_pass="decoupled", **options), Centred(), blobs(), device=CPU)
+
+
+class TimeFirst(nn.Module):
+    """Four steps of one number, time before samples."""
+
+    def __init__(self):
+        super().__init__()
+        self.step, self.out = nn.Linear(1, 5), nn.Linear(5, 3)
+
+    def forward(self, x):
+        return self.out(torch.tanh(self.step(x.T[:, :, None])).mean(0))
+
+
+@pytest.mark.parametrize(("n", "batch_size"), [(15, 4), (4, 4), (4, 2)])  # in the steps, and in the trial
+def test_a_decoupled_run_is_the_exact_one_where_another_axis_is_as_long_as_a_batch(n, batch_size):
+    states = []
+    samples = blobs().select(np.arange(0, 15)[-n:])
+    for first_pass in ("exact", "decoupled"):
+        with seeded(CPU, 0):
+            model = TimeFirst()
+        options = GSA | {"batch_size": batch_size, "first_pass": first_pass}
+        trainer = Trainer(recipe(**options), model, samples, device=CPU)
+        trainer.regroup(np.array([0, 1, 1]), None)
+        trainer.run_epoch()
+        states.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    torch.testing.assert_close(*states, rtol=0, atol=1e-6)
 
 
 def test_the_trial_before_the_first_epoch_leaves_no_trace():
