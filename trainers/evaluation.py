@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from landscape.autodiff import per_sample
 from landscape.autodiff.called import evaluating
+from landscape.autodiff.sample_rows import SampleRows
 from landscape.autodiff.wide import wide
 from landscape.data.datasets import Samples
 from landscape.networks import classifiers, losses, models
@@ -142,7 +143,7 @@ def gradient_cosines(
     n_classes = len(samples.class_names)
     order = np.random.default_rng(seed).permutation(len(samples))
     batches = np.array_split(order, math.ceil(len(order) / batch_size))[:n_batches]
-    sums, times = np.zeros(n_classes), np.zeros(n_classes)
+    sums, times, sample_rows = np.zeros(n_classes), np.zeros(n_classes), SampleRows()
     with evaluating(model):
         for indices in batches:
             inputs, labels = samples.batch(indices, place)
@@ -152,7 +153,7 @@ def gradient_cosines(
             def batch(inputs: Tensor = inputs, labels: Tensor = labels) -> Tensor:
                 return losses.cross_entropy(models.logits_of(model(inputs), n_classes), labels)
 
-            _, rows = per_sample.group_gradients(model, batch, group, len(present))
+            _, rows = per_sample.group_gradients(model, batch, group, len(present), first=sample_rows)
             rows = wide(rows)
             whole = (counts / counts.sum()) @ rows
             lengths = rows.norm(dim=1) * whole.norm()

@@ -8,7 +8,7 @@ from toys import CPU, blobs, layered, linear, recipe, smooth
 
 from landscape.data import datasets
 from trainers import evaluation, gkp
-from trainers.loop import Trainer
+from trainers.loop import Trainer, seeded
 
 # Evaluation -------------------------------------------------------------------------------------------------------
 
@@ -63,6 +63,47 @@ def test_cosines_of_class_and_batch_gradients_are_those_of_a_loop():
     whole = gradient(labels >= 0)
     expected = [torch.cosine_similarity(gradient(labels == c), whole, dim=0).item() for c in range(3)]
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+class TimeFirst(nn.Module):
+    """Five steps of three numbers, time before samples."""
+
+    def __init__(self):
+        super().__init__()
+        self.step, self.out = nn.Linear(3, 4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.out(torch.tanh(self.step(x.movedim(1, 0))).mean(0))
+
+
+class Sorting(TimeFirst):
+    """Samples in the order of a number, and back again."""
+
+    def forward(self, x):
+        order = x[:, 0, 0].argsort()
+        return self.out(torch.tanh(self.step(x[order].mean(1)))[order.argsort()])
+
+
+@pytest.mark.parametrize("make", [TimeFirst, Sorting])
+@pytest.mark.parametrize("batch_size", [4, 5, 15])
+def test_cosines_do_not_depend_on_where_a_model_has_its_samples(make, batch_size):
+    with seeded(CPU, 0):
+        model, inputs = make(), torch.randn(15, 5, 3)
+    labels = torch.tensor([0, 1, 0, 2, 0] * 3)
+    samples = datasets.from_dataset((inputs, labels), name="steps", split="train")
+    found = evaluation.gradient_cosines(model, samples, batch_size=batch_size, seed=3)
+    rows = [[], [], []]
+    for b in np.array_split(np.random.default_rng(3).permutation(15), -(-15 // batch_size)):
+        values = nn.functional.cross_entropy(model(inputs[b]), labels[b], reduction="none")
+
+        def gradient(values):
+            parts = torch.autograd.grad(values.mean(), list(model.parameters()), retain_graph=True)
+            return torch.cat([g.reshape(-1) for g in parts])
+
+        for c in labels[b].unique():
+            ours = gradient(values[labels[b] == c])
+            rows[c].append(torch.cosine_similarity(ours, gradient(values), dim=0).item())
+    np.testing.assert_allclose(found, [np.mean(row) for row in rows], atol=1e-5)
 
 
 def test_a_batch_in_which_a_classs_gradient_is_zero_does_not_spoil_the_cosine_of_the_others():
