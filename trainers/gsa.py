@@ -320,8 +320,8 @@ class GSA(torch.optim.Optimizer):
             h = rows - projected if self._direction == "specific" else projected
         h_norm = h.norm(dim=1)
         # If a gradient is parallel to g, only rounding remains, which has no direction; with one group this is always
-        # so.
-        real = h_norm > norms * torch.finfo(h.dtype).eps ** 0.5
+        # so. A group without samples in the batch has no gradient, though 0 - g is one.
+        real = (share > 0) & (h_norm > norms * torch.finfo(h.dtype).eps ** 0.5)
         safe = torch.where(real, h_norm, 1.0)
         rho = (theta.norm() / (2 * safe)).sqrt() * d**-0.25 * self._spare.to(theta) ** -0.25
         wanted = self._scale * rho

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from landscape.errors import InputError
+from trainers import gsa
 from trainers.gsa import GSA
 
 
@@ -142,12 +143,16 @@ def test_a_radius_that_a_bound_has_set_is_counted(bound, clipped):
     torch.testing.assert_close(optimizer.radii.radius, expected, rtol=1e-12, atol=0)
 
 
-def test_radii_tell_the_shares_and_lengths_of_the_latest_step():
+@pytest.mark.parametrize("direction", gsa.DIRECTIONS)
+def test_radii_tell_the_shares_and_lengths_of_the_latest_step(direction):
     model, (inputs, labels, groups) = network(), batch(3)  # groups 0, 1, 0: the third is absent
-    optimizer = GSA(model.parameters(), torch.optim.SGD, counts=COUNTS, model=model, lr=0.1)
+    options = {"counts": COUNTS, "direction": direction, "clip": (0.0, 1e-9), "model": model, "lr": 0.1}
+    optimizer = GSA(model.parameters(), torch.optim.SGD, **options)
     optimizer.step(closure(model, inputs, labels), groups)
     assert optimizer.radii.share.tolist() == pytest.approx([2 / 3, 1 / 3, 0])
     assert (optimizer.radii.radius > 0).tolist() == [True, True, False]
+    assert optimizer.radii.clipped.tolist() == [1, 1, 0]
+    assert optimizer.radii.specific_norm[2] == 0
     assert torch.isfinite(found_gradient(model)).all()
 
 
