@@ -119,11 +119,12 @@ class Grouping:
         self._trainer.regroup(group_of, penalty)
 
     def _warn_of(self, penalty: gkp.GKP, counts: np.ndarray) -> None:
-        """Say if SGD with momentum m diverges on GKP's parabola: its curvature is above 2 (1 + m) / lr."""
+        """Say if SGD diverges on GKP's parabola: its curvature is above `steepest`."""
         r, (group, *_) = self._trainer.recipe, self._trainer.base.param_groups
         alpha = schedule.mixing(self._trainer.epoch, r.epochs, r.alpha_start, r.alpha_end)
         shares = torch.from_numpy(counts / counts.sum()).to(penalty.centres)
-        found, most = (1 - alpha) * penalty.curvature(shares), 2 * (1 + r.momentum) / group["lr"]
+        found = (1 - alpha) * penalty.curvature(shares)
+        most = steepest(group["lr"], r.momentum, nesterov=r.nesterov)
         if found > most and distributed.is_main():
             log.warning(
                 f"after epoch {self._trainer.epoch} GKP's pull has a curvature of {found:.3g}, above the "
@@ -131,3 +132,21 @@ class Grouping:
                 f"lower {arg('preservation')}, now {r.preservation:g}, or {arg('groups')}; the smallest group has "
                 f"{counts.min():.0f} training samples"
             )
+
+
+def steepest(lr: float, momentum: float, *, nesterov: bool) -> float:
+    """Return the curvature of a parabola above which SGD on it diverges.
+
+    With a = lr times the curvature, the distance x_t from the minimum follows x_{t+1} = (1 + m - a) x_t - m x_{t-1},
+    and with Nesterov's momentum in torch's form x_{t+1} = (1 + m)(1 - a) x_t - m (1 - a) x_{t-1}. At the bound one
+    root is -1.
+
+    Args:
+        lr: the learning rate.
+        momentum: m, from 0 to 1.
+        nesterov: with Nesterov's momentum.
+
+    Returns:
+        2 (1 + m) / lr, or 2 (1 + m) / ((1 + 2m) lr) with Nesterov's momentum.
+    """
+    return 2 * (1 + momentum) / (lr * (1 + 2 * momentum * nesterov))

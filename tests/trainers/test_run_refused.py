@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from toys import begin, blobs, finish
 from landscape.cli import main
 from landscape.errors import DataError, InputError, NumericalError
 from landscape.networks import checkpoints, models
-from trainers import data, gkp, run
+from trainers import data, gkp, grouped, run
 
 # What is refused --------------------------------------------------------------------------------------------------
 
@@ -117,15 +118,37 @@ def test_fewer_groups_than_asked_for_are_said(tmp_path, qualities, caplog):
     assert "after epoch 2 the classes fall into 1 of groups=2" in caplog.messages[0]
 
 
+@pytest.mark.parametrize("nesterov", [False, True])
 @pytest.mark.parametrize("preservation", [1.0, 1e12])
-def test_a_pull_that_is_too_steep_for_the_learning_rate_is_said(tmp_path, qualities, caplog, preservation):
-    """Each class is best in an epoch of its own. SGD with momentum m diverges above a curvature of 2 (1 + m) / lr."""
+def test_a_pull_that_is_too_steep_for_the_learning_rate_is_said(tmp_path, qualities, caplog, preservation, nesterov):
+    """Each class is best in an epoch of its own."""
     qualities([*np.eye(3), *np.zeros((9, 3))])
     steep = preservation > 1e6
     with refused(NumericalError, "preservation") if steep else contextlib.nullcontext():
-        finish(tmp_path, **METHODS["gsa-gkp"], preservation=preservation)
+        finish(tmp_path, **METHODS["gsa-gkp"], preservation=preservation, nesterov=nesterov)
     told = [m for m in caplog.messages if f"preservation, now {preservation:g}" in m]
     assert len(told) >= 1 if steep else told == []
+    for message in told:
+        rate = float(re.search(r"steps of (\S+) with", message)[1])
+        most = float(re.search(r"above the (\S+) that", message)[1])
+        assert most == pytest.approx(3.8 / rate / (2.8 if nesterov else 1), rel=0.01)
+
+
+@pytest.mark.parametrize("momentum", [0.3, 0.9])
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_the_steepest_parabola_is_that_on_which_sgd_begins_to_diverge(momentum, nesterov):
+    lengths = []
+    for factor in (0.9, 1.1):
+        x = torch.ones((), dtype=torch.float64, requires_grad=True)
+        sgd = torch.optim.SGD([x], lr=0.2, momentum=momentum, nesterov=nesterov)
+        curvature = factor * grouped.steepest(0.2, momentum, nesterov=nesterov)
+        for _ in range(300):
+            sgd.zero_grad()
+            (curvature / 2 * x**2).backward()
+            sgd.step()
+        lengths.append(x.detach().abs().item())
+    assert lengths[0] < 1e-5
+    assert lengths[1] > 1e5
 
 
 def test_the_only_grouping_is_repeated_until_there_are_several_groups(tmp_path, qualities):
