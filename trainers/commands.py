@@ -214,7 +214,7 @@ def train(
 
 
 def _introduce(console: Console, this: run.Run) -> None:
-    recipe, train_samples = this.recipe, this.data.train
+    recipe, train_samples = this.recipe, this.trainer.train
     counts = train_samples.class_counts
     size = sum(p.numel() for p in this.trainer.model.parameters())
     console.note(

@@ -4,6 +4,7 @@ At the start of each epoch the generators are seeded with (seed, epoch, rank), s
 interrupted run continues from its last epoch with the same result; on a CPU bit for bit.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -53,7 +54,7 @@ class Trainer:
         Args:
             recipe: with its views set.
             model: inputs (B, ...) -> logits (B, C). It is moved to the device and trained.
-            train: the training samples.
+            train: the training samples. Their labels count, not the class counts that they state.
             device: of the training.
             workers: number of processes that read images from files.
 
@@ -64,8 +65,11 @@ class Trainer:
         """
         if not any(p.requires_grad for p in model.parameters()):
             raise InputError("the model has no parameters to train: leave requires_grad on")
-        self.recipe, self.train, self.device = recipe, train, device
         self.n_classes = len(train.class_names)
+        # losses, groups and penalties count what is trained on, while selected samples state the counts of their set
+        counts = np.bincount(train.labels, minlength=self.n_classes)
+        train = dataclasses.replace(train, class_counts=counts)
+        self.recipe, self.train, self.device = recipe, train, device
         self.model = model.to(device)
         if recipe.channels_last:
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the stubs lack it

@@ -2,7 +2,6 @@
 
 import copy
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -143,7 +142,7 @@ def test_runs_differ_from_plain_ones_by_their_sharpness(name):
 
 def test_imbsam_without_a_class_to_perturb_for_is_refused():
     """It would be the base optimizer at twice the cost."""
-    samples = replace(blobs(), class_counts=np.array([9, 5, 3]))
+    samples = blobs(n_per_class=(9, 5, 3))
     with refused(InputError, 3, tail_most=2):
         Trainer(recipe(sharpness="imbsam", tail_most=2), batched(), samples, device=CPU)
     Trainer(recipe(sharpness="imbsam", tail_most=3), batched(), samples, device=CPU)

@@ -5,11 +5,12 @@ import pytest
 import torch
 from refusals import refused
 from torch import nn
-from toys import CPU, blobs, layered, linear, recipe
+from toys import CPU, blobs, layered, linear, recipe, smooth
 from trained import same, trained
 
 from landscape.data import datasets
 from landscape.errors import InputError, NumericalError
+from landscape.networks import losses
 from trainers import evaluation
 from trainers.loop import Trainer, seeded
 
@@ -241,6 +242,27 @@ def test_what_cannot_be_trained_is_refused_before_the_first_epoch(model, options
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("loss", ["logit-adjust", "vs", "ldam", "balanced"])
+def test_selected_samples_count_by_their_labels(loss):
+    """Of 9, 5 and 1 samples 3, 2 and 1; what `select` returns still states the counts of its set."""
+    samples = blobs().select([0, 1, 2, 9, 10, 14])
+    assert samples.class_counts.tolist() == [9, 5, 1]
+    options = {"loss": loss, "reweight": "drw", **GSA}
+    found = Trainer(recipe(**options), smooth(), samples, device=CPU)
+    fresh = datasets.from_dataset((samples.inputs, torch.from_numpy(samples.labels)))
+    expected = Trainer(recipe(**options), smooth(), fresh, device=CPU)
+    logits, labels = torch.eye(3), torch.arange(3)
+    assert torch.equal(found.criterion(logits, labels), losses.build(loss, [3, 2, 1])(logits, labels))
+    assert found.train.class_counts.tolist() == [3, 2, 1]  # by which GKP divides
+    states = []
+    for trainer in (found, expected):
+        trainer.regroup(np.array([0, 1, 1]), None)
+        trainer.epoch = 3  # re-weighted
+        trainer.run_epoch()
+        states.append(torch.cat([p.detach().flatten() for p in trainer.model.parameters()]))
+    assert torch.equal(*states)
+
+
 def test_bytes_that_are_not_normalised_are_refused_with_the_remedy():
     samples = datasets.from_dataset((torch.zeros(4, 4, dtype=torch.uint8), torch.tensor([0, 1, 2, 2])))
     with refused(InputError, "normalize"):
@@ -274,7 +296,7 @@ def test_a_decoupled_run_is_the_exact_one_where_another_axis_is_as_long_as_a_bat
             model = TimeFirst()
         options = GSA | {"batch_size": batch_size, "first_pass": first_pass}
         trainer = Trainer(recipe(**options), model, samples, device=CPU)
-        trainer.regroup(np.array([0, 1, 1]), None)
+        trainer.regroup(np.array([0, 0, 1]), None)
         trainer.run_epoch()
         states.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
     torch.testing.assert_close(*states, rtol=0, atol=1e-6)
