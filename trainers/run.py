@@ -119,7 +119,7 @@ class Run:
             place_of_it = out / "monitor.h5" if self.resumed else None  # this run has no folder before the first epoch
             steps = self.trainer.epoch * self.trainer.n_batches
             of_run = {"done": steps, "of_epoch": self.trainer.n_batches, "batch_size": recipe.batch_size}
-            self._monitor = records.monitor(model, data.train, self.trainer.base, out=place_of_it, **of_run)
+            self._monitor = records.monitor(model, self.trainer.train, self.trainer.base, out=place_of_it, **of_run)
 
     def _done(self) -> int:
         """Return the number of epochs of the recipe in the folder."""
@@ -146,8 +146,8 @@ class Run:
 
     @property
     def _n_trained(self) -> np.ndarray:
-        """Number of training samples of each class, (C,)."""
-        return np.bincount(self.data.train.labels, minlength=len(self.data.train.class_names))
+        """Number of training samples of each class, (C,), without those that are held out."""
+        return self.trainer.train.class_counts
 
     @property
     def features_known(self) -> bool:
@@ -408,7 +408,8 @@ class Run:
             "dataset": whole.options,
             "data_sha256": whole.fingerprint,
             "normalisation": [whole.mean, whole.std] if known else None,
-            "class_counts": whole.class_counts.tolist(),
+            "class_counts": self._n_trained.tolist(),
+            "dataset_counts": whole.class_counts.tolist(),
             "class_names": whole.class_names,
             "method": self.method,
             "loss": r.loss,

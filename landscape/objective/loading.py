@@ -105,7 +105,8 @@ def load_objective(
         weight_decay: see `Objective.build`.
         logits_index: see `Objective.build`.
         class_counts: training samples of each class, of data of your own that are not the training set; see
-            `make_objective`.
+            `make_objective`. For the data set of a run with held-out samples they are those that the run was trained
+            on.
         many: see `Objective.build`.
         few: see `Objective.build`.
         ends: see `Objective.build`.
@@ -143,6 +144,7 @@ def load_objective(
     counted = counts_of(dataset, class_counts)
     take = partial(taken, loss=loss, task=task, target=target, **counted)
     samples = _samples(dataset, split, {k: v for k, v in given.items() if v is not None}, meta, ckpt, take)
+    samples = samples if counted else _trained_on(samples, meta)
     if samples_per_class is not None:
         samples = samples.subsample(samples_per_class, data_seed or 0)
     kind = DTYPES[dtype] if isinstance(dtype, str) else dtype
@@ -190,6 +192,25 @@ def _samples(
     stored = dict(meta.get("dataset", {}))
     known = stored if dataset is None or dataset == stored.get("name") else {"name": dataset}
     return datasets.load(**{**known, "split": split, **given}, take=take)
+
+
+def _trained_on(samples: Samples, meta: Mapping[str, Any]) -> Samples:
+    """Let the data set of a run state the training samples that the run counted, of which some may be held out.
+
+    Groups by frequency and losses for long tails then are those of the run. Other data keep their own counts.
+
+    Args:
+        samples: the data.
+        meta: of the checkpoint; `dataset_counts` are those of its data set, `class_counts` those of its training.
+
+    Returns:
+        The samples.
+    """
+    trained = meta.get("class_counts")
+    same = samples.counts_known and samples.class_counts.tolist() == meta.get("dataset_counts")
+    if not same or not isinstance(trained, list) or len(trained) != len(samples.class_counts):
+        return samples
+    return replace(samples, class_counts=np.array(trained, dtype=np.int64))
 
 
 def _model(

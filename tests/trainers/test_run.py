@@ -65,6 +65,23 @@ def test_every_checkpoint_is_read_by_the_analysis_without_options(tmp_path):
         assert objective.partition.counts.tolist() == [9, 5, 1]
 
 
+def test_a_run_with_held_out_samples_and_the_analysis_of_its_checkpoint_count_the_same(tmp_path):
+    """Of 9, 5 and 1 samples 4, 2 and 0 are held out; the bounds of the groups lie between."""
+    history = finish(tmp_path, validation=0.4, loss="logit-adjust")
+    assert history.train_counts.tolist() == [5, 3, 1]
+    assert checkpoints.read(tmp_path / "last.pt").meta["class_counts"] == [5, 3, 1]
+    prior = torch.log(torch.tensor([5, 3, 1]) / 9)
+    bounds = {"partition": "many-medium-few", "many": 6, "few": 2}
+    for given in ({}, {"dataset": blobs()}, {"dataset": blobs(split="test"), "split": "test"}, {"split": "test"}):
+        objective = load_objective(tmp_path / "last.pt", loss="logit-adjust", **bounds, **given)
+        assert objective.partition.names == ("medium", "few")
+        values = objective.loss(torch.zeros(3, 3), torch.arange(3))
+        torch.testing.assert_close(values, -prior, check_dtype=False)
+    other = {"dataset": (blobs().inputs, blobs().labels), "class_counts": [9, 9, 1]}  # what is given has priority
+    objective = load_objective(tmp_path / "last.pt", **bounds, **other)
+    assert objective.partition.names == ("many", "few")
+
+
 def test_the_accuracy_in_the_checkpoint_is_that_of_the_analysis(tmp_path):
     finish(tmp_path)
     objective = load_objective(str(tmp_path / "last.pt"))
