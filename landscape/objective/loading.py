@@ -206,10 +206,13 @@ def _trained_on(samples: Samples, meta: Mapping[str, Any]) -> Samples:
     Returns:
         The samples.
     """
-    trained = meta.get("class_counts")
-    same = samples.counts_known and samples.class_counts.tolist() == meta.get("dataset_counts")
-    if not same or not isinstance(trained, list) or len(trained) != len(samples.class_counts):
+    trained, own = meta.get("class_counts"), samples.class_counts.tolist()
+    if not samples.counts_known or own != meta.get("dataset_counts"):
         return samples
+    if not isinstance(trained, list) or len(trained) != len(own):
+        return samples
+    if not all(isinstance(n, int) and 0 <= n <= most for n, most in zip(trained, own, strict=True)):
+        return samples  # no run of this data set
     return replace(samples, class_counts=np.array(trained, dtype=np.int64))
 
 
