@@ -98,7 +98,7 @@ def _mismatch(value: Tensor, theta: Tensors, vs: list[Tensors], tangents: list[T
     generator = torch.Generator().manual_seed(0)
     u = torch.randn(value.shape, generator=generator, dtype=torch.float64).to(value)
     back = pull(value, theta, u)
-    eps = torch.finfo(value.dtype).eps
+    eps = max(torch.finfo(t.dtype).eps for t in (value, *theta))  # losses may be wider than what they are made of
     for v, tangent in zip(vs, tangents, strict=True):
         ours, theirs = inner((u,), (tangent,)), inner(v, back)
         # Rounding of deep networks is some thousand units of the lengths, and less in their product's many terms.

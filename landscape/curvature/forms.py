@@ -23,6 +23,7 @@ from landscape.autodiff.backward import push
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.trees import Tree
 from landscape.autodiff.wide import wide
+from landscape.curvature.functions import functions_of
 from landscape.curvature.kinds import Factors, Functions, Kind, SecondDerivative, Tensors
 from landscape.errors import InputError, is_of_memory, one_line
 from landscape.objective.objective import Objective
@@ -71,7 +72,7 @@ def forms_along(objective: Objective, kind: Kind, pieces: Sequence[tuple[np.ndar
         InputError: a matrix that is not known sample by sample.
         NumericalError: PyTorch knows no derivative of the model or the loss.
     """
-    functions = Functions(logits=objective.logits, loss=objective.loss, likelihood=objective.likelihood)
+    functions = functions_of(objective)
 
     def of(form: Form, some: np.ndarray) -> Tensor:
         batch = objective.samples.batch(some, objective.device, objective.dtype)

@@ -64,10 +64,18 @@ class Functions:
     logits: Callable[[Tensors, Tree], Tensor]  # (theta, inputs) -> (B, C)
     loss: Loss
     likelihood: Loss | None = None
+    widens: bool = False  # losses of the logits are computed in float64, see functions.py
 
     def losses(self, theta: Tensors, inputs: Tree, targets: Tree) -> Tensor:
         """Return the loss of each sample, (B,)."""
-        return self.loss(self.logits(theta, inputs), targets)
+        return self.values(self.loss, self.logits(theta, inputs), targets)
+
+    def values(self, loss: Loss, z: Tensor, targets: Tree) -> Tensor:
+        """Return the values of a loss, (B,), through which derivatives flow back to logits (B, C) of any precision."""
+        if self.widens:
+            z = wide(z)
+            targets = trees.to(targets, z.device, z.dtype)
+        return loss(z, targets)
 
 
 def loss_of(of: Losses) -> Loss:
@@ -106,9 +114,9 @@ class Factors:
 
     middle: Callable[[Losses], Loss] | None = None  # has M_i as its second derivative; None for gradients of the loss
 
-    def outputs(self, of: Losses, z: Tensor, targets: Tree) -> Tensor:
+    def outputs(self, functions: Functions, z: Tensor, targets: Tree) -> Tensor:
         """Return the outputs of the Jacobian: logits (B, C), or losses (B,)."""
-        return of.loss(z, targets) if self.middle is None else z
+        return functions.values(functions.loss, z, targets) if self.middle is None else z
 
     @torch.no_grad()
     def split(self, of: Losses, z: Tensor, targets: Tree) -> Middle:
@@ -284,7 +292,7 @@ class Factored(Kind):
             loss = self.middle(functions)
 
             def summed(z: Tensor) -> Tensor:
-                return loss(z, batch[1]).sum()
+                return functions.values(loss, z, batch[1]).sum()
 
             tangent = jvp(grad(summed), (value,), (tangent,))[1]
         pulled: Tensors = vjp(outputs, theta)[1](tangent)[0]
@@ -300,7 +308,8 @@ class Factored(Kind):
         value, tangents = push(outputs, theta, vs)
         if self.middle is not None:
             z = value.detach().requires_grad_()
-            found = second(self.middle(functions)(z, targets), (z,), [(t,) for t in tangents], self.remedy)
+            values = functions.values(self.middle(functions), z, targets)
+            found = second(values, (z,), [(t,) for t in tangents], self.remedy)
             tangents = [t for (t,) in found]
         return [pull(value, theta, t) for t in tangents]
 
@@ -311,7 +320,7 @@ class Factored(Kind):
         if self.middle is None:
             return None
         z, loss = self.outputs(functions, theta, *batch).detach(), self.middle(functions)
-        return lambda t: loss(t[0], batch[1]), (z,)
+        return lambda t: functions.values(loss, t[0], batch[1]), (z,)
 
 
 def _by_transform(function: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
@@ -333,7 +342,7 @@ def _along_slopes(
 ) -> Callable[[Tensors], Tensor]:
     """Return t -> w^T z(t), with w = d l / d z at theta as a constant."""
     inputs, targets = batch
-    slopes = gradient(lambda z: functions.loss(z, targets).sum(), functions.logits(theta, inputs))
+    slopes = gradient(lambda z: functions.values(functions.loss, z, targets).sum(), functions.logits(theta, inputs))
     return lambda t: (slopes * functions.logits(t, inputs)).sum(1)
 
 

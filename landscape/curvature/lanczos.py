@@ -343,7 +343,11 @@ def _refuse_asymmetric(
     off = np.where(scale > rounding, off, 0)
     if (off > 3 * eps**0.5).any():
         k = int(off.argmax())
+        # The loss of a fitted sample has derivatives in which float32 may lose all digits, see functions.py.
+        narrow = like.dtype == torch.float32
+        cause = "its products are wrong" + (", or float32 is too coarse for them" if narrow else "")
+        remedies = [arg("dtype", "float64")] * narrow + [arg("backend", "reverse")]
         raise NumericalError(
-            f"the matrix is not symmetric: u.Av = {there[k]:.6g} and v.Au = {back[k]:.6g} for its first two "
-            f"vectors, so its products are wrong; try {arg('backend', 'reverse')}"
+            f"the matrix is not symmetric: u.Av = {there[k]:.6g} and v.Au = {back[k]:.6g} for its first two vectors, "
+            f"so {cause}; try {' or '.join(remedies)}"
         )

@@ -13,7 +13,8 @@ from landscape.callables import checked
 from landscape.curvature import traces
 from landscape.curvature.algebra import Exact, Operator
 from landscape.curvature.checks import refuse_zero, some_of
-from landscape.curvature.kinds import Factored, Functions, Kind, KindName, find
+from landscape.curvature.functions import functions_of
+from landscape.curvature.kinds import Factored, Kind, KindName, find
 from landscape.curvature.products import Part, Problem, Products, checked_trace
 from landscape.errors import InputError, arg, check_choice
 from landscape.objective.objective import Objective
@@ -109,12 +110,10 @@ def problem_of(objective: Objective) -> Problem:
     """Return everything that products need from an objective, as values."""
     names, counts, size = objective.partition.names, objective.counts, objective.batch_size
     return Problem(
-        functions=Functions(logits=objective.logits, loss=objective.loss, likelihood=objective.likelihood),
+        functions=functions_of(objective),
         theta=objective.theta,
         fixed=objective.fixed,
-        functions_with=lambda fixed: Functions(
-            logits=partial(objective.logits, fixed=fixed), loss=objective.loss, likelihood=objective.likelihood
-        ),
+        functions_with=partial(functions_of, objective),
         known=objective.known,
         layout=objective.layout,
         parts=tuple(

@@ -16,6 +16,7 @@ from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.distributed import ALONE, Team
 from landscape.autodiff.trees import Tree
 from landscape.autodiff.wide import place
+from landscape.curvature.functions import functions_of
 from landscape.curvature.kinds import Factors
 from landscape.curvature.middles import Middle
 from landscape.objective.objective import Objective
@@ -52,7 +53,7 @@ def outputs(objective: Objective, factors: Factors, part: int) -> Outputs:
         some = own if len(own) else members[:1]  # a process without samples uses one to get the shapes
         for chunk in chunks(objective, len(some))[0]:
             inputs, targets = objective.samples.batch(some[chunk], objective.device, objective.dtype)
-            values = factors.outputs(objective, objective.logits(objective.theta, inputs), targets)
+            values = factors.outputs(functions_of(objective), objective.logits(objective.theta, inputs), targets)
             logits.append(values.cpu().double())
             targets_of.append(trees.mapped(Tensor.cpu, targets))
             middle = split(objective, factors, logits[-1], targets_of[-1])

@@ -36,6 +36,7 @@ from landscape.autodiff.single_samples import Recorded
 from landscape.autodiff.trees import Tree
 from landscape.autodiff.wide import wide, zeros
 from landscape.curvature.checks import refuse_zero, some_of
+from landscape.curvature.functions import functions_of
 from landscape.curvature.kinds import Factors
 from landscape.curvature.middles import Middle
 from landscape.curvature.outputs import Keep, chunks, largest, outputs, split
@@ -485,6 +486,6 @@ def recorded(
     """
 
     def read(outputs: Any, targets: Tree) -> Tensor:
-        return factors.outputs(objective, objective.outputs.read(outputs), targets)
+        return factors.outputs(functions_of(objective), objective.outputs.read(outputs), targets)
 
     return single_samples.record(objective.model, inputs, targets, read, names or objective.layout.names)

@@ -22,6 +22,7 @@ from landscape.autodiff.backward import push
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.trees import Tree
 from landscape.autodiff.wide import wide, zeros
+from landscape.curvature.functions import functions_of
 from landscape.curvature.kinds import Factors, Tensors
 from landscape.curvature.rows import Lengths, Rows, computed, facts, products, seeds_of
 from landscape.objective.objective import Objective
@@ -86,7 +87,7 @@ class Apart(Rows):
 
             def outputs(some: slice, theta: Tensors = theta, batch: tuple[Tree, Tree] = batch) -> Tensor:
                 inputs, targets = trees.take(batch, some)
-                return self.factors.outputs(objective, objective.logits(theta, inputs), targets)
+                return self.factors.outputs(functions_of(objective), objective.logits(theta, inputs), targets)
 
             with differentiable_attention():
                 yield here, theta, outputs
