@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from landscape.errors import InputError
-from trainers.passes import Losses, Reduce, alone, flat, gradient, hand_over, kept_statistics, moved, trainable
+from trainers.passes import Losses, Reduce, alone, flat, gradient, hand_over, kept_statistics, length, moved, trainable
 from trainers.sam import SAM, perturbation, shares
 
 
@@ -164,8 +164,8 @@ def class_conditional(
         radius = scale * d**0.25 * max(int(class_counts[c]) - 1, 1) ** -0.25
         moved_to = {}
         for (name, p), g in zip(named.items(), found, strict=True):
-            length = radius * p.detach().norm().sqrt() * _inverse_root(2 * g.norm())
-            moved_to[name] = p + length * perturbation(p, g, adaptive=False)
+            distance = radius * p.detach().norm().sqrt() * _inverse_root(2 * length(g))
+            moved_to[name] = p + distance * perturbation(p, g, adaptive=False)
         logits = functional_call(classifier, moved_to, (features[members],))
         there = labels.to(place, non_blocking=True)[members]
         perturbed = perturbed.index_put((members,), criterion(logits.to(values), there).to(values))

@@ -36,8 +36,10 @@ from trainers.passes import (
     gradient,
     hand_over,
     kept_statistics,
+    length,
     moved,
     trainable,
+    unit,
 )
 from trainers.sam import perturbation
 
@@ -311,19 +313,19 @@ class GSA(torch.optim.Optimizer):
     def _perturbations(self, theta: Tensor, rows: Tensor, whole: Tensor, share: Tensor) -> tuple[Radii, Tensor]:
         """Return the radii and eps_g, (G, D), by equations 12 to 14."""
         d = len(theta)
-        norms = rows.norm(dim=1)
+        norms = torch.stack([length(row) for row in rows])
         if self._direction == "difference":
             h = rows - whole
         else:
-            along = rows @ whole / whole.dot(whole).clamp(min=torch.finfo(whole.dtype).tiny)
-            projected = along[:, None] * whole
+            axis = unit(whole)
+            projected = (rows @ axis)[:, None] * axis
             h = rows - projected if self._direction == "specific" else projected
-        h_norm = h.norm(dim=1)
+        h_norm = torch.stack([length(row) for row in h])
         # If a gradient is parallel to g, only rounding remains, which has no direction; with one group this is always
         # so. A group without samples in the batch has no gradient, though 0 - g is one.
         real = (share > 0) & (h_norm > norms * torch.finfo(h.dtype).eps ** 0.5)
         safe = torch.where(real, h_norm, 1.0)
-        rho = (theta.norm() / (2 * safe)).sqrt() * d**-0.25 * self._spare.to(theta) ** -0.25
+        rho = theta.norm().sqrt() * (2 * safe).rsqrt() * d**-0.25 * self._spare.to(theta) ** -0.25
         wanted = self._scale * rho
         scaled = wanted if self._clip is None else wanted.clamp(*self._clip)
         radius = scaled * math.sqrt(d)

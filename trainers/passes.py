@@ -18,7 +18,7 @@ from landscape.errors import InputError, arg, literal, one_line
 
 __all__ = [
     "Losses", "Reduce", "alone", "base_optimizer", "flat", "full_precision", "gradient", "hand_over", "kept_statistics",
-    "moved", "put", "trainable",
+    "length", "moved", "put", "trainable", "unit",
 ]  # fmt: skip
 
 Reduce = Callable[[Tensor], None]
@@ -89,6 +89,25 @@ def gradient(losses: Tensor, weights: Tensor, parameters: Sequence[Tensor], *, k
 def flat(tensors: Iterable[Tensor]) -> Tensor:
     """Join tensors into one vector; it shares no memory with them."""
     return torch.cat([t.detach().reshape(-1) for t in tensors])
+
+
+def length(vector: Tensor) -> Tensor:
+    """Return the length of a vector of any shape, (); its squares may be too small or too large for its dtype."""
+    found: Tensor = torch.linalg.vector_norm(_at_most_one(vector)) * torch.linalg.vector_norm(vector, math.inf)
+    return found
+
+
+def unit(vector: Tensor) -> Tensor:
+    """Return a vector of any shape divided by its length; zero for zero."""
+    scaled = _at_most_one(vector)
+    size = torch.linalg.vector_norm(scaled)
+    return scaled.div_(torch.where(size > 0, size, 1.0))
+
+
+def _at_most_one(vector: Tensor) -> Tensor:
+    """Return a vector divided by its largest absolute value; one that is not finite remains so."""
+    largest = torch.linalg.vector_norm(vector, math.inf)
+    return vector / torch.where(largest > 0, largest, 1.0)
 
 
 def put(vector: Tensor, parameters: Sequence[Tensor]) -> None:

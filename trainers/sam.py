@@ -29,6 +29,7 @@ from trainers.passes import (
     moved,
     put,
     trainable,
+    unit,
 )
 
 
@@ -164,12 +165,10 @@ def perturbation(theta: Tensor, g: Tensor, adaptive: bool) -> Tensor:
         adaptive: scale each entry by its parameter.
 
     Returns:
-        g / ||g||, or theta^2 g / ||theta g|| if adaptive, (D,); zero if g is zero.
+        g / ||g||, or theta^2 g / ||theta g|| if adaptive, (D,), however small g is; zero if g is zero.
     """
-    scaled = theta.abs() * g if adaptive else g
-    norm = scaled.norm()
-    unit = scaled * torch.where(norm > 0, 1 / norm, 0.0)
-    return unit.mul_(theta.abs()) if adaptive else unit
+    # first to length one: the products with theta of a small gradient may vanish
+    return unit(unit(g).mul_(theta.abs())).mul_(theta.abs()) if adaptive else unit(g)
 
 
 def shares(losses: Tensor, reduce: Reduce) -> Tensor:

@@ -125,6 +125,24 @@ def test_cc_sam_perturbs_the_classifier_for_each_class(kind):
     assert torch.autograd.grad(found.sum(), features)[0].isfinite().all()
 
 
+def test_cc_sams_perturbation_does_not_depend_on_the_unit_of_the_loss():
+    """Losses times 2^-80, whose gradients have no squares in float32; Z makes up for the radii, times 2^40."""
+    inputs, labels = batch()
+    features, classifier = inputs.float(), network()[3].float()
+    features = torch.cat([features, features[:, :2]], dim=1)
+    found = []
+    for p in (0, -80):
+
+        def criterion(logits, labels, p=p):
+            return cross_entropy(logits, labels) * 2.0**p
+
+        about = {"scale": 0.1 * 2 ** (p / 2), "share": 0.3}
+        values = criterion(classifier(features), labels)
+        counts = torch.from_numpy(COUNTS)
+        found.append(class_conditional(criterion, classifier, features, labels, values, counts, **about) * 2.0**-p)
+    torch.testing.assert_close(*found, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["focal-sam", "imbsam", "cc-sam"])
 def test_runs_differ_from_plain_ones_by_their_sharpness(name):
     ends = []

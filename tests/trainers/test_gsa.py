@@ -156,6 +156,24 @@ def test_radii_tell_the_shares_and_lengths_of_the_latest_step(direction):
     assert torch.isfinite(found_gradient(model)).all()
 
 
+@pytest.mark.parametrize("direction", gsa.DIRECTIONS)
+@pytest.mark.parametrize("power", [-70, 70])
+def test_perturbations_do_not_depend_on_the_unit_of_the_loss(direction, power):
+    """Losses times 2^p have lengths times 2^p, radii over 2^(p / 2), and Z makes up for these."""
+    found = []
+    for p in (0, power):
+        model, (inputs, labels, groups) = network().float(), batch()
+        losses = closure(model, inputs.float(), labels)
+        options = {"counts": COUNTS, "direction": direction, "scale": 0.01 * 2 ** (p / 2), "clip": None, "model": model}
+        optimizer = GSA(model.parameters(), torch.optim.SGD, lr=0.1, **options)
+        optimizer.average = 2.0**p * batch_gradient(network(), inputs.square(), labels).float()
+        optimizer.gradients(lambda losses=losses, p=p: losses() * 2.0**p, groups)
+        radii, lengths = optimizer.radii, (optimizer.radii.specific_norm, optimizer.radii.gradient_norm)
+        found.append(torch.cat([optimizer.perturbation, radii.radius, *(x * 2.0**-p for x in lengths)]))
+    assert found[0].abs().min() > 0
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-7)
+
+
 def test_without_radius_gsa_is_the_base_optimizer():
     model, plain, (inputs, labels, groups) = network(), network(), batch()
     GSA(model.parameters(), torch.optim.SGD, counts=COUNTS, scale=0.0, model=model, lr=0.1).step(

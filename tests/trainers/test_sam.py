@@ -84,6 +84,20 @@ def test_a_step_with_no_gradient_stays_finite():
     assert x.detach().tolist() == [0, 0]
 
 
+@pytest.mark.parametrize("adaptive", [False, True])
+@pytest.mark.parametrize("factor", [2.0**-120, 2.0**-80, 1.0, 2.0**80])  # whose squares are no numbers of float32
+def test_a_perturbation_has_the_radius_however_small_the_gradient_is(factor, adaptive):
+    generator = torch.Generator().manual_seed(0)
+    start, g = (torch.randn(50, generator=generator) for _ in range(2))
+    x = nn.Parameter(start.clone())
+    optimizer = SAM([x], torch.optim.SGD, rho=0.25, adaptive=adaptive, lr=0.1)
+    x.grad = g * factor
+    optimizer.first_step()
+    theta, wide = start.double(), g.double()
+    expected = theta**2 * wide / (theta * wide).norm() if adaptive else wide / wide.norm()
+    torch.testing.assert_close(x.detach().double() - theta, 0.25 * expected, rtol=0, atol=1e-6)
+
+
 def test_parameters_are_given_back_when_the_second_pass_fails():
     x = nn.Parameter(torch.ones(2))
     calls = []
