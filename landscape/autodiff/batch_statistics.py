@@ -7,29 +7,29 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from landscape.errors import InputError, arg
 
 
 @contextmanager
 def kept_statistics(model: nn.Module | None) -> Generator[None, None, None]:
-    """Let batch norm normalise by the batch inside the block without updating its running statistics.
+    """Let batch norm and instance norm normalise as in training inside the block, but keep their running statistics.
 
-    The second pass of a step uses perturbed parameters; its batch statistics are not those of the model.
+    The second pass of a step uses perturbed parameters; its statistics are not those of the model.
 
     Args:
-        model: the model with the batch norm; None does nothing.
+        model: the model with the layers; None does nothing.
 
     Yields:
         Nothing.
     """
-    norms = [] if model is None else [m for m in model.modules() if isinstance(m, _BatchNorm)]
+    norms = [] if model is None else [m for m in model.modules() if isinstance(m, _NormBase)]
     tracking = [m.track_running_stats for m in norms]
     buffers = [(m.running_mean, m.running_var) for m in norms]
     try:
         for m in norms:
-            if m.training:  # without buffers a layer in training mode normalises by the batch and records nothing
+            if m.training:  # without buffers a layer in training mode normalises by its inputs and records nothing
                 m.track_running_stats = False
                 m.running_mean = m.running_var = None
         yield

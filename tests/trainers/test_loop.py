@@ -302,8 +302,12 @@ def test_a_decoupled_run_is_the_exact_one_where_another_axis_is_as_long_as_a_bat
     torch.testing.assert_close(*states, rtol=0, atol=1e-6)
 
 
-def test_the_trial_before_the_first_epoch_leaves_no_trace():
+@pytest.mark.parametrize("instances", [False, True])
+def test_the_trial_before_the_first_epoch_leaves_no_trace(instances):
     model = layered()
+    if instances:
+        norm = nn.InstanceNorm1d(1, track_running_stats=True)
+        model[1] = nn.Sequential(nn.Unflatten(1, (1, 8)), norm, nn.Flatten())
     before = {name: t.clone() for name, t in model.state_dict().items()}
     state = torch.get_rng_state()
     Trainer(recipe(), model, blobs(), device=CPU)

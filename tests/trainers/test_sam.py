@@ -62,10 +62,12 @@ def test_the_closure_and_the_two_steps_agree_with_the_equations(adaptive):
         torch.testing.assert_close(flat(model.parameters()), expected, rtol=0, atol=1e-13)
 
 
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d, nn.InstanceNorm2d])
 @pytest.mark.parametrize("method", ["sam", "gsa"])
-def test_batch_norm_counts_the_first_pass_only(method):
+def test_running_statistics_count_the_first_pass_only(method, norm):
     inputs, labels, groups = batch()
     model, plain = network(), network()
+    model[1], plain[1] = (norm(4, affine=True, track_running_stats=True).double() for _ in range(2))
     if method == "sam":
         SAM(model.parameters(), torch.optim.SGD, model=model, lr=0.1).step(closure(model, inputs, labels))
     else:
@@ -76,6 +78,7 @@ def test_batch_norm_counts_the_first_pass_only(method):
     for name, buffer in plain.named_buffers():
         torch.testing.assert_close(dict(model.named_buffers())[name], buffer, rtol=0, atol=0)
     assert model[1].track_running_stats
+    assert model[1].running_mean.any()
 
 
 def test_a_step_with_no_gradient_stays_finite():
