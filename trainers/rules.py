@@ -158,7 +158,9 @@ def _of_groups(r: Recipe) -> Rules:
             not r.grouped or r.statistics_every < 1 or any(map(groups_after(r), range(r.epochs))),
             f"{arg('epochs', r.epochs)} with {arg('group_after', r.group_after)} ends before there are groups, as the "
             f"memory bank needs {needed(r.groups)} epochs after the warm-up of {r.warmup_epochs} and sees one in "
-            f"{r.statistics_every}: raise {arg('epochs')} or lower {arg('statistics_every')}",
+            f"{r.statistics_every}: raise {arg('epochs')}"
+            + f" or lower {arg('statistics_every')}"
+            * (r.statistics_every > 1),
         ),
         (
             r.fisher_samples is None or r.fisher_samples >= 1,

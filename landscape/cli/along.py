@@ -16,7 +16,7 @@ from landscape.errors import InputError
 from landscape.objective import runs
 from landscape.objective.objective import Objective
 from landscape.objective.runs import Stage
-from landscape.results import Result, Series, Spectrum, columns, store
+from landscape.results import Result, Series, Spectrum, Surface, columns, store
 from landscape.results.column import Column
 from landscape.results.written import number
 
@@ -169,7 +169,10 @@ def conclude(
         ]
         for k, name in enumerate(found.checkpoints)
     ]
-    console.table(heads, rows, title=f"{column.heading(*own)} along training; {own[-1].title}")
+    about = own[-1].titled(own) if isinstance(own[-1], Surface) else own[-1].title
+    console.table(heads, rows, title=f"{column.heading(*own)} along training; {about}")
+    if isinstance(own[-1], Surface) and own[-1].verdict:
+        console.note(f"{found.checkpoints[-1]}: {own[-1].verdict}")
     left = len(found.parts) - len(_shown(own[0]))
     if left:
         console.note(f"and {left} more parts in the file")

@@ -135,7 +135,13 @@ def _conclude(console: Console, objective: Objective, found: Gradients, path: Pa
     if np.isnan(found.cosine[last]).any():
         console.note("nan: a part that is fitted exactly, or that no batch has, has no gradient to compare")
     scatter = None if found.whole_norm_sampling_stderr is None else found.whole_norm_sampling_stderr[last]
-    if scatter is not None and not scatter <= RESOLVED * found.whole_norm[last]:
+    if scatter is not None and np.isnan(scatter):
+        single = [part for part, n in zip(found.parts, found.n_samples, strict=True) if n == 1]
+        console.note(
+            f"errors of numbers that involve the whole are unknown, as a part of one sample has no spread "
+            f"({', '.join(single[:5])}): leave it out with --classes"
+        )
+    elif scatter is not None and not scatter <= RESOLVED * found.whole_norm[last]:
         console.note(
             f"the parts' gradients nearly cancel, or there are few samples: |g| = {found.whole_norm[last]:.3g} ± "
             f"{scatter:.2g} over samples. Shares of g, and components and cosines along it, are then further off than "

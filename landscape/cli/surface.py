@@ -126,7 +126,8 @@ _DIRECTIONS = (
         "--orthogonal/--skewed",
         default=True,
         show_default=True,
-        help="Make the second direction orthogonal to the first, or keep the angle between them.",
+        help="Make the second direction orthogonal to the first, or keep the angle between them; random ones and those "
+        "of pca always keep it.",
     ),
 )
 _MATCH = option(

@@ -374,7 +374,7 @@ TABLES: Mapping[str, Sequence[Column]] = {
             cell=lambda s, p: s.directions[s.strongest()[p]],
         ),
         Column(
-            head="loss there",
+            head="its change",
             field="mean_loss_change",
             error="mean_loss_change_stderr",
             values=column_values.strongest,
@@ -383,7 +383,7 @@ TABLES: Mapping[str, Sequence[Column]] = {
             key="dependence",
         ),
         Column(
-            head="accuracy there",
+            head="of accuracy",
             field="mean_accuracy_change",
             error="mean_accuracy_change_stderr",
             form="percent",

@@ -1,5 +1,6 @@
 """Losses at points of parameter space: a list of points, a line, a plane, or paths of training on a plane."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -158,12 +159,17 @@ class Surface(Predicted):
     @property
     def title(self) -> str:
         """The number of points and the axes."""
+        return self.titled([self])
+
+    def titled(self, checkpoints: Sequence["Surface"]) -> str:
+        """Return the number of points and the axes, which may have another length at each of several checkpoints."""
         shape = " x ".join(f"{len(c)}" for c in (self.xcoordinates, self.ycoordinates)[: len(self.axes)])
         done, total = int(self.computed.sum()), self.computed.size
         some = "" if done == total else f", {done:,} of {total:,} points computed"
-        axes = "; ".join(
-            f"{name}, unit length {length:.3g}" for name, length in zip(self.axes, self.unit_length, strict=True)
-        )
+        every = zip(*(surface.unit_length for surface in checkpoints), strict=True)
+        ends = [[f"{end(lengths):.3g}" for end in (min, max)] for lengths in every]
+        spans = [low if low == high else f"{low} to {high}" for low, high in ends]
+        axes = "; ".join(f"{name}, unit length {span}" for name, span in zip(self.axes, spans, strict=True))
         return f"{shape} points{some}; axes: {axes}"
 
     @property

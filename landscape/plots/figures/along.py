@@ -4,6 +4,7 @@ Groups that overlap with the parts, such as all samples beside the classes, are 
 from dark for the most frequent to light for the rarest. A band is one standard error to each side.
 """
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -21,12 +22,13 @@ from landscape.plots.layout import grids, theme
 from landscape.plots.layout.drawable import figure
 from landscape.plots.layout.panels import ink
 from landscape.plots.layout.parts import positions
-from landscape.results import Series, Spectrum, written
+from landscape.results import Series, Spectrum, Surface, written
 from landscape.results.series import edge, edge_rule
 
 MOST_NAMES = 12
 """The largest number of curves with names; for more curves, a colour bar shows their order."""
 _ROOM = 3.0  # how far beyond the curves the axis includes bands
+_LINE = 70  # letters of the title
 _FAR = 30.0  # and how far it includes an edge
 
 
@@ -269,11 +271,15 @@ def _named(series: Series, p: int) -> str:
 def _about(series: Series, panels: Sequence[_Panel]) -> str:
     """Return a description of the figure and of its bands."""
     own = series.last
-    matrix = f"{own.operator} of {own.size:,} parameters" if isinstance(own, Spectrum) else own.title
+    if isinstance(own, Surface):
+        what = own.titled([series.at(k) for k in range(len(series.checkpoints))])
+    else:
+        what = f"{own.operator} of {own.size:,} parameters" if isinstance(own, Spectrum) else own.title
     method = series.provenance.get("method")
     bands = [panel.band for panel in panels if any(_has_errors(series, name) for name in panel.errors)]
     band = f"band: {' or '.join(dict.fromkeys(bands))}" if bands else ""
-    return "; ".join(filter(None, (str(method) if method else "", matrix, band)))
+    text = "; ".join(filter(None, (str(method) if method else "", what, band)))
+    return textwrap.fill(text, _LINE)  # the legend is to the right of it
 
 
 def _has_errors(series: Series, name: str) -> bool:

@@ -324,14 +324,14 @@ def _map(
         ticks = list(range(0, len(names), step))
         axis.set_ticks(ticks, labels=[names[i] for i in ticks], rotation=rotation, parse_math=False)
         axis.set_tick_params(labelsize=7 if len(names) <= 30 else 5)
-    longest = 7 if max(values.shape) <= 6 else 6  # letters of a number
+    digits, longest = (3, 7) if max(values.shape) <= 4 else (2, 5)  # and letters of a number
     if max(values.shape) <= MOST_NUMBERS:
         for i, j in np.ndindex(*values.shape):
             if not np.isfinite(values[i, j]):
                 continue
-            text = _short(float(values[i, j]), 3, longest)
+            text = _short(float(values[i, j]), digits, longest)
             beside = np.nan if spread is None else float(spread[i, j])
-            text += "" if np.isnan(beside) else f"\n±{_short(beside, 1, longest)}"
+            text += "" if np.isnan(beside) else f"\n±{_short(beside, 1, longest - 1)}"
             bright = np.dot(cmap(norm(shades[i, j]))[:3], (0.3, 0.6, 0.1)) > 0.55
             ax.text(j, i, text, ha="center", va="center", fontsize=6.5, color="0.1" if bright else "0.95")
     fig.colorbar(image, ax=ax, shrink=0.8, label=label, **grids.bar_place())

@@ -134,6 +134,7 @@ def bank(history: History, parts: Sequence[str] | None = None) -> Figure:
         fig, (epochs, counts, shares), _ = grids.grid(3, 3, 11, 3.4)
         _per_class(fig, epochs, history, history.bank_epoch, chosen)
         epochs.set_ylabel("epoch of the class's best features")
+        epochs.yaxis.set_major_locator(MaxNLocator(6, integer=True))
         labels = ("epochs in the bank", "groups", "pull of GKP", "clipped radii of GSA")
         places = (counts, counts, shares, shares)
         colours = [*theme.palette()[:2]] * 2
