@@ -6,10 +6,12 @@ from dataclasses import asdict
 from typing import Any
 
 from landscape.cli.console import Console
-from landscape.results import Spectrum, matched, permutation, written
+from landscape.results import Spectrum, matched, over_samples, permutation, written
 
-HEADS = ["part", "samples", "number", "value", "as many of both, 5 to 95 %", "p", f"finds {permutation.RATIO:g} x"]
-PAIRED_HEADS = ["part", "samples", "number", "difference", "p"]
+HEADS = [
+    "part", "samples", "number", "of", "value", "as many of both, 5 to 95 %", "p", f"finds {permutation.RATIO:g} x",
+]  # fmt: skip
+PAIRED_HEADS = ["part", "samples", "number", "of", "difference", "p"]
 
 
 def document(names: Sequence[str], results: Sequence[Spectrum]) -> dict[str, Any]:
@@ -40,6 +42,7 @@ def show(console: Console, names: Sequence[str], results: Sequence[Spectrum]) ->
                 one.part,
                 f"{one.n:,}",
                 one.number,
+                _letters(one.matrix),
                 written.number(one.test.value),
                 f"{written.short(one.test.low)} to {written.short(one.test.high)}",
                 _p(one.p),
@@ -49,6 +52,10 @@ def show(console: Console, names: Sequence[str], results: Sequence[Spectrum]) ->
         ]
         largest = found.parts[matched.reference(found)]
         console.table(HEADS, rows, title=f"{name}: each part against {largest} at the part's own number of samples")
+        if found.operator == "hessian":
+            of_g = over_samples.of_gauss_newton(found)
+            alike = "Trace and lambda_max of H are others" if of_g else "It has the trace of H, but another lambda_max"
+            console.say(f"G is the Gauss-Newton part of the Hessian H. {alike}, which few samples do not show")
         least = min(one.test.resolution for one in tests)
         console.say(
             f"p is two-sided, for {len(tests)} tests together (Holm); one test gives at least {least:.2g}, the "
@@ -62,11 +69,23 @@ def show(console: Console, names: Sequence[str], results: Sequence[Spectrum]) ->
     for name, found in zip(names[1:], results[1:], strict=True):
         pairs = matched.paired(results[0], found)
         rows = [
-            [one.part, f"{one.n:,}", one.number, written.with_error(one.difference, one.stderr), _p(one.p)]
+            [
+                one.part,
+                f"{one.n:,}",
+                one.number,
+                _letters(one.matrix),
+                written.with_error(one.difference, one.stderr),
+                _p(one.p),
+            ]
             for one in pairs
         ]
         if rows:
             console.table(PAIRED_HEADS, rows, title=f"{name} less {names[0]}, over the same images")
+            if any(map(over_samples.of_gauss_newton, (results[0], found))):
+                console.say(
+                    "traces are of G, the Gauss-Newton part of the Hessian H: those of H are not known image by image. "
+                    "lambda_max is of H"
+                )
         reasons = matched.unpaired(results[0], found)
         for reason in dict.fromkeys(reasons.values()):
             parts = ", ".join(part for part, own in reasons.items() if own == reason)
@@ -76,6 +95,11 @@ def show(console: Console, names: Sequence[str], results: Sequence[Spectrum]) ->
 def _left_out(found: Spectrum, results: Sequence[Spectrum]) -> str | None:
     """Say why parts of a file are not compared with each other, if it can be compared with other files."""
     return matched.refusal(found) if len(results) > 1 else None
+
+
+def _letters(matrix: str) -> str:
+    """Write the matrices that a comparison names, with a letter for the Hessian and for its Gauss-Newton part."""
+    return matrix.replace("hessian", "H").replace("ggn", "G")
 
 
 def _p(value: float) -> str:

@@ -5,7 +5,7 @@ import math
 from landscape.cli.console import Console
 from landscape.results import Spectrum, written
 from landscape.results.inference import LEAST, LEAST_WEIGHTED
-from landscape.results.over_samples import RESOLVED, of_part
+from landscape.results.over_samples import RESOLVED, estimate_error, of_gauss_newton, of_part
 
 TITLE = "over samples: what other samples of the same class would change"
 FEW = f"{LEAST} samples ({LEAST_WEIGHTED} if they were drawn in proportion to uncertainty)"
@@ -30,11 +30,20 @@ def show(console: Console, found: Spectrum) -> None:
             _within(one.trace_ratio[0], one.trace_ratio_interval),
             _within(one.lambda_max_ratio[0], one.lambda_max_ratio_interval),
         ])
-    console.table(HEADS, rows, title=TITLE + (OF_DRAW if found.drawn.any() else ""))
+    of_g = of_gauss_newton(found)
+    heads = [head.replace("trace /", "tr G /") if of_g else head for head in HEADS]
+    console.table(heads, rows, title=TITLE + (OF_DRAW if found.drawn.any() else ""))
     if any(one is not None and not one.resolved for _, one in known):
         console.note(
-            f"? not resolved: fewer than {FEW}, or a standard error over samples above {RESOLVED:.0%} of "
+            f"? not resolved: fewer than {FEW}, or a standard error above {RESOLVED:.0%} of "
             "lambda_max or trace; lambda_max of few samples is too large on average"
+        )
+    if any(estimate_error(found, p) > 0 for p in range(len(found.parts))):
+        console.note("trace, 90 %: with the error of the estimate, which the first table has")
+    if of_g:
+        console.note(
+            "tr G / unc.: of the Gauss-Newton matrix G, whose trace no probe estimates; times the uncertainty it gives "
+            "tr G, not the trace of H, which is that of G and of H - G"
         )
     if any("(?)" in cell for row in rows for cell in row):
         console.note(

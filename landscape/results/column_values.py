@@ -81,6 +81,41 @@ def factor(name: str) -> Callable[[Any], tuple[np.ndarray, np.ndarray | None]]:
     return values
 
 
+def trace_factor(*, g: bool) -> Callable[[Any], tuple[np.ndarray, np.ndarray | None] | None]:
+    """Return the function that gives the trace per uncertainty; None for results where it is of the other matrix.
+
+    Args:
+        g: of the trace of G beside a Hessian of another trace; else of the trace of the result's own matrix.
+    """
+
+    def values(spectrum: Any) -> tuple[np.ndarray, np.ndarray | None] | None:
+        from landscape.results.over_samples import of_gauss_newton  # as above
+
+        return factor("trace_ratio")(spectrum) if of_gauss_newton(spectrum) == g else None
+
+    return values
+
+
 def has_samples(spectrum: Any) -> bool:
     """Say whether a spectrum has the numbers of single samples."""
     return spectrum.sample_trace is not None and bool(np.isfinite(spectrum.sample_uncertainty).any())
+
+
+FACTORS = (
+    ("uncertainty", "uncertainty", factor("uncertainty"), "mean tr M, with its standard error over samples"),
+    ("trace_ratio", "trace / unc.", trace_factor(g=False), "trace of the data divided by the uncertainty, likewise"),
+    (
+        "ggn_trace_ratio",
+        "tr G / unc.",
+        trace_factor(g=True),
+        "trace of the data's Gauss-Newton matrix divided by the uncertainty, likewise; for Hessians whose own trace "
+        "was estimated by probes",
+    ),
+    (
+        "lambda_max_ratio",
+        "lambda_max / unc.",
+        factor("lambda_max_ratio"),
+        "lambda_max of the data divided by it, likewise",
+    ),
+)
+"""Key, heading, function and description of the numbers that factors of sharpness are shown by."""

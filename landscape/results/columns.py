@@ -247,18 +247,14 @@ TABLES: Mapping[str, Sequence[Column]] = {
                 field="sample_uncertainty",
                 error="sample_uncertainty",
                 of_error="samples",
-                values=column_values.factor(key),
+                values=values,
                 key=key,
                 doc=doc,
                 when=column_values.has_samples,
                 table=False,
                 summary=heading,
             )
-            for key, heading, doc in (
-                ("uncertainty", "uncertainty", "mean tr M, with its standard error over samples"),
-                ("trace_ratio", "trace / unc.", "trace of the data divided by the uncertainty, likewise"),
-                ("lambda_max_ratio", "lambda_max / unc.", "lambda_max of the data divided by it, likewise"),
-            )
+            for key, heading, values, doc in column_values.FACTORS
         ),
         Column(
             head="H - G",

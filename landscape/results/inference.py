@@ -31,6 +31,10 @@ LEAST_WEIGHTED = 6
 LEAST_EFFECTIVE = 2.0
 """If a ratio rests on fewer draws than this (see `effective`), no interval is given: nothing shows its spread."""
 
+OF_ESTIMATE = 5
+"""Degrees of freedom of Student's t for the error of an estimated trace. At 90 % these are two errors, which contain
+the trace in nine of ten estimates by few probes (curvature/probing.py)."""
+
 _AT_ONCE = 2**22  # values of bootstrap draws that are kept in memory
 
 
@@ -283,6 +287,33 @@ def interval(
     low, high = np.quantile(t, [(1 - level) / 2, (1 + level) / 2], method="higher")
     least_end = float(x.mean() - high * own)
     return max(0.0, least_end) if x.min() >= 0 else least_end, float(x.mean() - low * own)
+
+
+def widened(
+    ends: tuple[float, float], value: float, error: float, *, least: float = -np.inf, level: float = 0.9
+) -> tuple[float, float]:
+    """Return an interval that an independent error of the same number is added to.
+
+    The distance of each end from the value and that of an interval for the error alone add up in squares, so that a
+    skewed interval remains one.
+
+    Args:
+        ends: of the interval without this error.
+        value: the number.
+        error: its other standard error, as of an estimate by probes; nan if it is unknown.
+        least: the number is known not to be below this.
+        level: coverage of the interval.
+
+    Returns:
+        Lower and upper end; nan where the other error or an end is unknown.
+
+    Source: Zou and Donner 2008, "Construction of confidence limits about effect measures: a general approach".
+    """
+    if error == 0:
+        return ends
+    off = float(stdtrit(OF_ESTIMATE, (1 + level) / 2)) * error
+    low, high = (float(np.hypot(np.maximum(0.0, distance), off)) for distance in (value - ends[0], ends[1] - value))
+    return float(np.maximum(least, value - low)), value + high
 
 
 def bracket(

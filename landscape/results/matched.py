@@ -2,7 +2,9 @@
 
 Numbers from few samples scatter, and lambda_max of few samples is biased upwards, by up to several times its value. The
 pooled test compares the number of the smaller part with numbers of equally many samples drawn from both parts together.
-lambda_max is that of the Gauss-Newton or Fisher matrix, from the rows that the file stores for both parts.
+lambda_max is that of the Gauss-Newton or Fisher matrix, from the rows that the file stores for both parts. The pairs of
+two models compare traces and curvatures of single samples instead: of a Hessian, the curvatures are its own, and the
+traces are those of its Gauss-Newton part. Each comparison names its matrix.
 """
 
 from collections.abc import Sequence
@@ -13,7 +15,7 @@ from scipy.optimize import brentq
 from scipy.special import stdtr
 
 from landscape.errors import InputError, arg
-from landscape.results import inference, permutation
+from landscape.results import inference, over_samples, permutation
 from landscape.results.permutation import Matched
 from landscape.results.pool import Pool, pool
 from landscape.results.spectrum import Spectrum
@@ -31,6 +33,7 @@ class Against:
 
     part: str
     number: str
+    matrix: str  # whose number it is: "ggn" for a Hessian, of which a pool knows no eigenvalues
     n: int
     test: Matched
     p: float  # p value of the test, adjusted for all tests of the file (Holm)
@@ -42,6 +45,7 @@ class Paired:
 
     part: str
     number: str
+    matrix: str  # whose number it is; "hessian less ggn" where that of the second is not that of the first
     n: int
     difference: float  # second minus first
     stderr: float
@@ -109,6 +113,12 @@ class Pair:
             found["lambda_max"] = self.together.gram.top(own)[0]
         found |= {f"{name} per uncertainty": n / below if below > 0 else 0.0 for name, n in found.items()}
         return np.array([found[name] for name in self.names])
+
+    @property
+    def own(self) -> np.ndarray:
+        """The numbers of the first part that the tests compare, (k,)."""
+        first = np.where(self.together.part == 0, self.copies, 0.0)
+        return self.numbers(first / first.sum())
 
     @property
     def errors(self) -> np.ndarray:
@@ -260,9 +270,38 @@ def against_largest(
         tests += [(found.parts[p], name, two.size, test) for name, test in made.items()]
     adjusted = permutation.adjusted(np.array([test.p for *_, test in tests]))
     return [
-        Against(part=part, number=name, n=n, test=test, p=float(p))
+        Against(part=part, number=name, matrix=of_rows(found), n=n, test=test, p=float(p))
         for (part, name, n, test), p in zip(tests, adjusted, strict=True)
     ]
+
+
+def of_rows(found: Spectrum) -> str:
+    """Return the matrix of whose rows and traces a spectrum knows samples: of a Hessian, its Gauss-Newton part."""
+    return "ggn" if found.operator == "hessian" else found.operator
+
+
+def own_numbers(found: Spectrum) -> dict[str, np.ndarray]:
+    """Return the numbers of each part that are compared with as many samples of both, of the matrix `of_rows`.
+
+    They are not those of the tables where these are of the Hessian, hold the weight decay, or are sums over draws.
+
+    Args:
+        found: a spectrum with the fields of single samples.
+
+    Returns:
+        Each available one of `NUMBERS`, (P,); nan for the largest part.
+
+    Raises:
+        InputError: the spectrum has no fields of single samples, or has one part.
+    """
+    if (why := refusal(found)) is not None:
+        raise InputError(why)
+    largest, made = reference(found), dict[str, np.ndarray]()
+    for p in (p for p in range(len(found.parts)) if p != largest):
+        two = _two(found, p, largest)
+        for name, value in zip(two.names, two.own, strict=True):
+            made.setdefault(name, np.full(len(found.parts), np.nan))[p] = value
+    return made
 
 
 def as_many_of_both(found: Spectrum, *, repetitions: int = 200, seed: int = 0) -> dict[str, np.ndarray]:
@@ -306,14 +345,36 @@ def paired(first: Spectrum, second: Spectrum) -> list[Paired]:
         InputError: one has no fields of single samples.
     """
     found, others = [], unpaired(first, second)
+    matrices = {name: _matrix(first, second, name) for name in NUMBERS}
     for part in (part for part in first.parts if part in second.parts and part not in others):
         one, other = (_of_each(spectrum, spectrum.parts.index(part)) for spectrum in (first, second))
         found += [(part, name, len(one[0]), *difference(one, other, name)) for name in NUMBERS]
     adjusted = permutation.adjusted(np.array([one[-1] for one in found]))
     return [
-        Paired(part=part, number=name, n=n, difference=difference, stderr=error, p=float(p))
+        Paired(
+            part=part,
+            number=name,
+            matrix=matrices[name],
+            n=n,
+            difference=difference,
+            stderr=error,
+            p=float(p),
+        )
         for (part, name, n, difference, error, _), p in zip(found, adjusted, strict=True)
     ]
+
+
+def _matrix(first: Spectrum, second: Spectrum, number: str) -> str:
+    """Return the matrix whose numbers of two models are compared, or both matrices.
+
+    Of single samples a file has the traces of G, and curvatures of its own matrix. Where H has the traces of G, both
+    are of H.
+    """
+    both = [first, second]
+    names = [found.operator for found in both]
+    if number.startswith("trace") and (names[0] != names[1] or any(map(over_samples.of_gauss_newton, both))):
+        names = [of_rows(found) for found in both]
+    return names[0] if names[0] == names[1] else f"{names[1]} less {names[0]}"
 
 
 def _of_each(found: Spectrum, p: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

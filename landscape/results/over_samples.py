@@ -3,6 +3,10 @@
 Sharpness has two factors: trace = mean(tr M) x (trace / mean(tr M)). The first factor, the uncertainty, says how well
 the part is fitted; the second says how the network turns uncertainty into curvature. tr M and a sample's trace are
 strongly correlated, so the second factor is known from far fewer samples than the trace.
+
+The traces of single samples are those of the Gauss-Newton or Fisher matrix. Where probes estimated the trace of a
+Hessian, it is another number than their mean: its error has that of the probes in it, and the identity above is that of
+G, whose trace the second factor is then made of.
 """
 
 from dataclasses import dataclass
@@ -15,7 +19,7 @@ from landscape.results import inference
 from landscape.results.spectrum import Spectrum
 
 RESOLVED = 1 / 3
-"""A number with a standard error over samples above this fraction of its value is marked as not resolved."""
+"""A number with a standard error above this fraction of its value is marked as not resolved."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,11 +31,11 @@ class OverSamples:
     weighted: bool  # the samples are draws in proportion to uncertainty
     lambda_max: tuple[float, float]  # value and standard error
     lambda_max_interval: tuple[float, float]
-    trace: tuple[float, float]
+    trace: tuple[float, float]  # its error is over samples and of its estimate, together
     trace_interval: tuple[float, float]
     uncertainty: tuple[float, float]
     uncertainty_interval: tuple[float, float]
-    trace_ratio: tuple[float, float]  # trace per uncertainty
+    trace_ratio: tuple[float, float]  # trace per uncertainty; that of G if `of_gauss_newton`
     trace_ratio_interval: tuple[float, float]
     lambda_max_ratio: tuple[float, float]  # lambda_max per uncertainty
     lambda_max_ratio_interval: tuple[float, float]
@@ -63,42 +67,103 @@ def of_part(found: Spectrum, p: int, *, level: float = 0.9) -> OverSamples | Non
     value, error = float(found.lambda_max[p]), inference.stderr(curvatures)
     crossfit, crossfit_error = float(found.lambda_max_crossfit[p]), float(found.lambda_max_crossfit_stderr[p])
     weighted, n_random = known_exactly(found, p), n if tell is None else int(np.count_nonzero(tell))
-    least = inference.LEAST_WEIGHTED if weighted else inference.LEAST
-    interval = partial(inference.interval, level=level, n=n_random, least=least)
+    enough = inference.LEAST_WEIGHTED if weighted else inference.LEAST
+    interval = partial(inference.interval, level=level, n=n_random, least=enough)
+    mean, of_estimate, of_rows = float(traces.mean()), estimate_error(found, p), _estimate_of_rows(found, p)
+    least = 0.0 if of_rows and traces.min() >= 0 else -np.inf  # a Hessian's trace by probes may be negative
+    widened = partial(inference.widened, least=least, level=level)
     # Around the trace itself: that of a Hessian may differ from the traces of the samples' Gauss-Newton parts.
-    low, high = (end + float(found.trace[p] - traces.mean()) for end in interval(traces))
+    beyond, alone = float(found.trace[p]) - mean, interval(traces)
+    low, high = widened(alone, mean, of_estimate)
     made: dict[str, Any] = {"n": n, "n_random": n_random, "weighted": weighted, "lambda_max": (value, error)} | factors(
         found, p
     )
-    made |= {"trace": (float(found.trace[p]), inference.stderr(traces)), "trace_interval": (low, high)}
+    made |= {
+        "trace": (float(found.trace[p]), float(np.hypot(inference.stderr(traces), of_estimate))),
+        "trace_interval": (low + beyond, high + beyond),
+    }
     if weighted:
-        mean = made["uncertainty"][0]
+        below = made["uncertainty"][0]
         ends = inference.around(float(curvatures.mean()), error, n_random, level=level)
         return OverSamples(
             **made,
             lambda_max_interval=inference.around(value, error, n_random, level=level),
-            uncertainty_interval=(mean, mean),
-            trace_ratio_interval=_divided(interval(traces), mean),
-            lambda_max_ratio_interval=_divided(ends, mean),
+            uncertainty_interval=(below, below),
+            trace_ratio_interval=_divided(widened(alone, mean, of_rows), below),
+            lambda_max_ratio_interval=_divided(ends, below),
         )
     ratio_low, ratio_high = inference.ratio_interval(curvatures, uncertainty, level=level, tell=tell)
     if not np.isnan(ratio_low):  # as for lambda_max itself, the lower end starts from the cross-fitted value
         ratio_low = float(np.maximum(0.0, ratio_low - (value - crossfit) / float(uncertainty.mean())))
+    of_traces = inference.ratio_interval(traces, uncertainty, level=level, tell=tell)
+    ratio, off = made["trace_ratio"][0], _over(of_rows, float(uncertainty.mean()))
     return OverSamples(
         **made,
         lambda_max_interval=inference.bracket(value, error, crossfit, crossfit_error, n, level=level),
         uncertainty_interval=interval(uncertainty),
-        trace_ratio_interval=inference.ratio_interval(traces, uncertainty, level=level, tell=tell),
+        trace_ratio_interval=widened(of_traces, ratio, off),
         lambda_max_ratio_interval=(ratio_low, ratio_high),
     )
 
 
+def estimate_error(found: Spectrum, p: int) -> float:
+    """Return the standard error of the estimate of a part's trace, as far as the spread over samples leaves it out.
+
+    The spread of estimates of each sample's own trace holds their errors. It does not hold the error of probes, which
+    are of all samples together, nor the errors of estimates of samples that were certain to be drawn. With a draw, the
+    errors of the other samples' estimates count twice: the return value is an upper bound.
+
+    Args:
+        found: the spectrum, with fields of single samples.
+        p: position of the part.
+
+    Returns:
+        The error, in units of the loss; nan if it is unknown.
+    """
+    return float(found.trace_stderr[p]) if found.drawn[p] or not _is_of_samples(found, p) else 0.0
+
+
+def _estimate_of_rows(found: Spectrum, p: int) -> float:
+    """Return the part of `estimate_error` that the mean of the samples' traces has as well: not that of probes."""
+    return estimate_error(found, p) if _is_of_samples(found, p) else 0.0
+
+
+def of_gauss_newton(found: Spectrum) -> bool:
+    """Say whether traces of single samples are those of G while the parts' traces are those of the Hessian H.
+
+    So it is if probes estimated the traces of H: of a network that is not known to be piecewise linear in each of its
+    parameters. Otherwise H and G have the same traces.
+
+    Args:
+        found: the spectrum.
+
+    Returns:
+        Whether they are; not for a spectrum without fields of single samples.
+    """
+    return found.operator == "hessian" and not all(_is_of_samples(found, p) for p in range(len(found.parts)))
+
+
+def _is_of_samples(found: Spectrum, p: int) -> bool:
+    """Say whether a part's trace is the mean of its samples' traces, with the weight decay; true without samples."""
+    if (known := _draws(found, p)) is None or not len(known[0]) or found.trace_stderr[p] == 0:
+        return True  # a trace by probes has an error, if only of rounding, and seldom equals this mean to nine digits
+    decay = found.stated("weight_decay", of=float) or found.stated("weight_decay", of=int) or 0
+    mean, of_decay = float(known[0].mean()), found.size * decay  # not every matrix has the second one
+    return any(abs(found.trace[p] - other) <= 1e-9 * (abs(mean) + of_decay) for other in (mean, mean + of_decay))
+
+
+def _over(value: float, by: float) -> float:
+    return value / by if by > 0 else np.nan
+
+
 def _divided(ends: tuple[float, float], by: float) -> tuple[float, float]:
-    return (ends[0] / by, ends[1] / by) if by > 0 else (np.nan, np.nan)
+    return _over(ends[0], by), _over(ends[1], by)
 
 
 def factors(found: Spectrum, p: int) -> dict[str, tuple[float, float]]:
     """Return the uncertainty of a part, and trace and lambda_max of its data per uncertainty.
+
+    If `of_gauss_newton`, the trace is that of G, which is known without probes; lambda_max is that of H.
 
     Args:
         found: the spectrum.
@@ -110,16 +175,14 @@ def factors(found: Spectrum, p: int) -> dict[str, tuple[float, float]]:
     if (known := _draws(found, p)) is None:
         return dict.fromkeys(("uncertainty", "trace_ratio", "lambda_max_ratio"), (np.nan, np.nan))
     traces, curvatures, uncertainty, _ = known
+    below = float(uncertainty.mean()), inference.stderr(uncertainty)
     if known_exactly(found, p) and found.uncertainty is not None:
-        exact = float(found.uncertainty[p])
-        each = {"trace_ratio": traces, "lambda_max_ratio": curvatures}
-        of_ratios = {name: _divided((float(x.mean()), inference.stderr(x)), exact) for name, x in each.items()}
-        return {"uncertainty": (exact, 0.0), **of_ratios}
-    return {
-        "uncertainty": (float(uncertainty.mean()), inference.stderr(uncertainty)),
-        "trace_ratio": inference.ratio(traces, uncertainty),
-        "lambda_max_ratio": inference.ratio(curvatures, uncertainty),
-    }
+        below = float(found.uncertainty[p]), 0.0
+        of_trace, of_top = (_divided((float(x.mean()), inference.stderr(x)), below[0]) for x in (traces, curvatures))
+    else:
+        of_trace, of_top = (inference.ratio(x, uncertainty) for x in (traces, curvatures))
+    error = float(np.hypot(of_trace[1], _over(_estimate_of_rows(found, p), below[0])))
+    return {"uncertainty": below, "trace_ratio": (of_trace[0], error), "lambda_max_ratio": of_top}
 
 
 def repeated(found: Spectrum, p: int) -> bool:

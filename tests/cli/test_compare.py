@@ -2,13 +2,15 @@
 
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
-from fitted import network
+from fitted import network, six_classes
 from foreign_files import goldstein
 from surfaces import plane_of_two, three_classes, three_lines
 from synthetic import classes
+from torch import nn
 
 import landscape as ls
 from landscape.cli.latex import siunitx
@@ -346,6 +348,29 @@ def test_compare_matches_parts_by_size_and_models_by_images(run, save):
         code, _, err = run("compare", other, "--match-samples", *options)
         assert code == 2
         assert what in err[0]
+
+
+@pytest.mark.parametrize("smooth", [True, False])
+def test_comparisons_at_equal_size_say_whose_numbers_they_are(run, tmp_path, smooth):
+    files = [str(tmp_path / f"{name}.h5") for name in "ab"]
+    for file, epochs in zip(files, (200, 20), strict=True):
+        ls.save(file, ls.spectrum(six_classes(nn.Tanh if smooth else nn.ReLU, epochs=epochs)))
+    _, out, _ = run("compare", *files, "--match-samples")
+    rows = [cells_of(line) for line in out.splitlines() if re.match(r"\s+[123]\s+\d+\s", line)]
+    letters = [{(row[2], row[3]) for row in rows if len(row) == n} for n in (8, 6)]
+    own = "G" if smooth else "H"
+    names = ("trace", "trace per uncertainty", "lambda_max", "lambda_max per uncertainty")
+    assert letters[0] == {(name, "G") for name in names}
+    assert letters[1] == {(name, own if name.startswith("trace") else "H") for name in names}
+    words = " ".join(out.split())
+    assert ("Trace and lambda_max of H are others" in words) == smooth
+    assert ("It has the trace of H, but another lambda_max" in words) != smooth
+    assert ("those of H are not known image by image" in words) == smooth
+    found = json.loads(run("compare", *files, "--match-samples", "--json")[1])
+    assert {test["matrix"] for test in found["matched"]["against_largest"]} == {"ggn"}
+    assert {pair["matrix"] for pair in found["matched"]["paired"]} == ({"ggn", "hessian"} if smooth else {"hessian"})
+    keys = found["rows"][0]["values"][0]
+    assert ("ggn_trace_ratio" in keys, "trace_ratio" in keys) == (smooth, not smooth)
 
 
 @pytest.mark.parametrize("first", [0, 1])

@@ -2,13 +2,18 @@
 
 import dataclasses
 
+import exact
 import numpy as np
 import pytest
+import torch
+from fitted import six_classes
 from made import THREE, gradients
 from matplotlib.collections import PolyCollection
 from results_of_all_kinds import sharpness
 from sampled import of_rows, rows
+from torch import nn
 
+import landscape as ls
 from landscape import plots
 from landscape.report.figures import SHOWN, matrices, pictures
 from landscape.report.rows import rows_of
@@ -51,6 +56,67 @@ def test_summary_shows_errors_over_samples_both_factors_and_the_largest_part_at_
     ends = shade.get_paths()[0].vertices[:, 1]
     assert (ends.min(), ends.max()) == pytest.approx((band[0], band[2]))
     assert not [c for c in uncertainty.collections if isinstance(c, PolyCollection)]
+
+
+def diamonds(ax):
+    """The numbers that are drawn beside the points, from the largest part to the smallest."""
+    return [line.get_ydata()[0] for line in ax.lines if line.get_marker() == "D"]
+
+
+@pytest.mark.parametrize(("activation", "decay", "apart"), [(nn.Tanh, 0.0, 3), (nn.ReLU, 0.0, 0), (nn.ReLU, 0.01, 3)])
+def test_beside_a_band_of_g_stands_the_number_of_g_that_the_test_compares(activation, decay, apart):
+    objective = six_classes(activation, epochs=20)
+    dense = [exact.dense(objective, p, "ggn") for p in (1, 2, 3)]
+    spectrum = ls.spectrum(six_classes(activation, epochs=20, weight_decay=decay))
+    fig = plots.summary(spectrum)
+    top, trace, _, ratio = fig.axes
+    tests = matched.against_largest(spectrum, repetitions=100, trials=0)
+    expected = {
+        "lambda_max": (top, [torch.linalg.eigvalsh(G)[-1].item() for G in dense], 3),
+        "trace": (trace, [G.trace().item() for G in dense], apart),  # a piecewise linear network has the trace of G
+    }
+    for name, (ax, values, n) in expected.items():
+        own = [t.test for t in tests if t.number == name]
+        assert diamonds(ax) == pytest.approx([t.value for t in own][:n], rel=1e-12)
+        assert diamonds(ax) == pytest.approx(values[:n], rel=0.06)  # some rows are left out; traces are estimates
+        (shade,) = [c for c in ax.collections if isinstance(c, PolyCollection)]
+        ends = shade.get_paths()[0].vertices
+        for p, t in enumerate(own, start=1):
+            there = ends[np.isclose(ends[:, 0], spectrum.train_counts[p]), 1]
+            assert (there.min(), there.max()) == pytest.approx((t.low, t.high))
+    assert diamonds(ratio) == []
+    assert fig.legends[0].get_texts()[-1].get_text() == "G, which the band is of"
+    assert top.get_title() == "grey: G of as many samples of it and 0"
+    assert ratio.get_ylabel().startswith("Tr($G$)" if activation is nn.Tanh else "trace")
+    bars = [trace.containers[i].lines[2][0].get_segments()[0][:, 1] for i in range(4)]
+    both = np.hypot(spectrum.trace_sampling_stderr, spectrum.trace_stderr if activation is nn.Tanh else 0)
+    assert np.ptp(bars, axis=1) / 2 == pytest.approx(both)
+    assert ("estimate" in trace.get_ylabel()) == (activation is nn.Tanh)
+
+
+@pytest.mark.parametrize(("factor", "there"), [(1.0, False), (1.005, False), (0.97, True), (1.03, True)])
+def test_a_number_of_g_is_drawn_where_the_point_is_another(factor, there):
+    spectrum = sampled_parts()
+    own = matched.own_numbers(spectrum)["lambda_max"][1]
+    for operator in ("hessian", "ggn"):
+        found = dataclasses.replace(spectrum, lambda_max=np.array([1.0, factor * own]), operator=operator)
+        fig = plots.summary(found)
+        assert diamonds(fig.axes[0]) == pytest.approx([own] * there)
+        names = [t.get_text() for t in fig.legends[0].get_texts()]
+        assert (
+            names[2:] == ["G, which the band is of" if operator == "hessian" else "as compared with the band"] * there
+        )
+        assert (": G of as many" in fig.axes[0].get_title()) == (operator == "hessian")
+
+
+def test_a_number_of_g_on_the_other_side_of_an_end_is_drawn_however_near(monkeypatch):
+    spectrum = sampled_parts()
+    own = matched.own_numbers(spectrum)["lambda_max"][1]
+    band = {"lambda_max": np.array([[np.nan] * 3, [0.5 * own, 0.8 * own, 1.001 * own]])}
+    monkeypatch.setattr(matched, "as_many_of_both", lambda spectrum, repetitions: band)
+    for factor, there in ((1.0005, False), (1.0015, True)):
+        found = dataclasses.replace(spectrum, lambda_max=np.array([1.0, factor * own]))
+        assert diamonds(plots.summary(found).axes[0]) == pytest.approx([own] * there)
 
 
 def test_as_many_samples_of_both_are_sharper_than_all_of_them():
@@ -118,7 +184,7 @@ def test_a_report_has_the_factors_where_there_are_errors_over_samples():
         drawn, _ = pictures(found)
         assert (SHOWN["spectrum"]["summary"] in [picture.words for picture in drawn]) == there
     names = [t.get_text() for t in plots.summary(spectrum).legends[0].get_texts()]
-    assert [name.endswith("(draw)") for name in names] == [True, False]
+    assert [name.endswith("(draw)") for name in names[:2]] == [True, False]
 
 
 def test_figure_9_says_below_its_panels_what_is_left_at_equal_size():
@@ -128,7 +194,7 @@ def test_figure_9_says_below_its_panels_what_is_left_at_equal_size():
     assert head == ""
     tests = {one.number: one for one in matched.against_largest(spectrum)}
     one = tests["trace"]
-    assert "at equal n, with part 0" in tail
+    assert "at equal n, of G, with part 0" in tail
     assert f"trace {one.test.value / one.test.median:.2g} times, p = {one.p:.2g}" in tail
     assert tail.count("p ") == 3
 

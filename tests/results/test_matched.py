@@ -3,13 +3,18 @@
 import dataclasses
 from itertools import combinations
 
+import exact
 import numpy as np
 import pytest
+import torch
+from fitted import six_classes
 from refusals import refused
 from sampled import made, of_rows, rows
 from scipy.stats import kstest, ttest_rel
 from scipy.stats import t as student
+from torch import nn
 
+import landscape as ls
 from landscape.errors import InputError, arg
 from landscape.objective import draws
 from landscape.results import matched
@@ -71,6 +76,52 @@ def test_models_are_compared_image_by_image():
         other = dataclasses.replace(second, **changed)
         assert matched.paired(first, other) == []
         assert list(matched.unpaired(first, other)) == ["part 0"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "of_trace", "of_top"),
+    [
+        ((nn.Tanh, "hessian"), (nn.Tanh, "hessian"), "ggn", "hessian"),
+        ((nn.ReLU, "hessian"), (nn.Tanh, "hessian"), "ggn", "hessian"),
+        ((nn.ReLU, "hessian"), (nn.ReLU, "hessian"), "hessian", "hessian"),
+        ((nn.Tanh, "ggn"), (nn.Tanh, "ggn"), "ggn", "ggn"),
+        ((nn.Tanh, "hessian"), (nn.Tanh, "ggn"), "ggn", "ggn less hessian"),
+        ((nn.ReLU, "hessian"), (nn.ReLU, "ggn"), "ggn", "ggn less hessian"),
+        ((nn.Tanh, "ggn"), (nn.Tanh, "fisher"), "fisher less ggn", "fisher less ggn"),
+    ],
+)
+def test_pairs_name_the_matrix_of_each_number(one, other, of_trace, of_top):
+    """The differences are those of the named matrices, by dense ones; no name is shared by two matrices."""
+    objectives = [six_classes(act, epochs=epochs) for (act, _), epochs in ((one, 200), (other, 20))]
+    files = [ls.spectrum(o, operator=kind, trace="auto") for o, (_, kind) in zip(objectives, (one, other), strict=True)]
+    found = {p.number: p for p in matched.paired(*files) if p.part == "0"}
+    for number, names in (("trace", of_trace), ("lambda_max", of_top)):
+        assert found[number].matrix == found[f"{number} per uncertainty"].matrix == names
+        second, _, first = names.partition(" less ")
+        ends = [exact.dense(o, 0, kind) for o, kind in zip(objectives, (first or second, second), strict=True)]
+        values = [m.trace() if number == "trace" else torch.linalg.eigvalsh(m)[-1] for m in ends]
+        assert found[number].difference == pytest.approx((values[1] - values[0]).item(), rel=0.06)
+
+
+@pytest.mark.parametrize("activation", [nn.Tanh, nn.ReLU])
+def test_numbers_at_equal_size_are_those_of_g_and_say_so(activation):
+    objective = six_classes(activation)
+    found = ls.spectrum(objective)
+    own = matched.own_numbers(found)
+    tests = matched.against_largest(found, repetitions=20, trials=0)
+    assert {t.matrix for t in tests} == {"ggn"}
+    for t in tests:
+        p = found.parts.index(t.part)
+        assert t.test.value == own[t.number][p]
+        G = exact.dense(objective, p, "ggn")
+        value = torch.linalg.eigvalsh(G)[-1] if t.number.startswith("lambda_max") else G.trace()
+        below = found.uncertainty[p] if t.number.endswith("per uncertainty") else 1.0
+        assert t.test.value == pytest.approx(value.item() / below, rel=0.06)
+    assert all(np.isnan(values[0]) for values in own.values())  # the largest part
+    fisher = matched.against_largest(ls.spectrum(objective, operator="fisher"), repetitions=20, trials=0)
+    assert {t.matrix for t in fisher} == {"fisher"}
+    with pytest.raises(InputError, match="one part"):
+        matched.own_numbers(found[["0"]])
 
 
 @pytest.mark.parametrize("n", [6, 25])

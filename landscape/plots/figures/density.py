@@ -139,7 +139,8 @@ def density_grid(
 
     Below a panel there is a comparison at equal numbers of samples: the ratio of its part's lambda_max, trace, and
     trace per uncertainty to those of equally many samples drawn from it and the spectrum's largest part together, with
-    p values for all tests of the spectrum (results/matched.py). `limits=(-100, 100)` gives the paper's axis. On a page
+    p values for all tests of the spectrum (results/matched.py); all of these are of G if the spectrum is of a Hessian.
+    `limits=(-100, 100)` gives the paper's axis. On a page
     that is too narrow for all checkpoints, but not for all parts, rows and columns are exchanged.
 
     Args:
@@ -204,7 +205,8 @@ def _at_equal_size(spectrum: Spectrum) -> dict[str, str]:
             p = f"p = {one.p:.2g}" if one.p >= 0.001 else "p < 0.001"
             lines.setdefault(one.part, []).append(f"{short[one.number]}{times}, {p}")
     largest = written.shorten(spectrum.parts[matched.reference(spectrum)], 16)
-    return {part: f"at equal n, with {largest}:\n" + "\n".join(found) for part, found in lines.items()}
+    of = "of G, " if spectrum.operator == "hessian" else ""  # pools of samples have no Hessian
+    return {part: f"at equal n, {of}with {largest}:\n" + "\n".join(found) for part, found in lines.items()}
 
 
 def _draw(ax: Axes, spectrum: Spectrum, p: int, curve: quadrature.Density, view: View, *, name_length: int) -> None:

@@ -52,7 +52,8 @@ def images(spectrum: Spectrum, parts: Sequence[str] | None = None) -> Figure:
         )
         for row, p in enumerate(order):
             _row(axes[row * n_images : (row + 1) * n_images], spectrum, p)
-        fig.suptitle(r"shares of $\lambda_{\max}$ / of the trace; red: taken for another class", fontsize=8)
+        trace = "tr G" if over_samples.of_gauss_newton(spectrum) else "the trace"
+        fig.suptitle(rf"shares of $\lambda_{{\max}}$ / of {trace}; red: taken for another class", fontsize=8)
     return fig
 
 

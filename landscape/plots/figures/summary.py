@@ -1,10 +1,11 @@
 """The largest eigenvalue and the trace of each part, and their factors, against its training samples."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from landscape.plots.layout import grids, theme
 from landscape.plots.layout.drawable import figure
@@ -15,6 +16,8 @@ from landscape.results import Spectrum, matched, over_samples, written
 
 MOST_NAMES = 12
 _MARKERS = "os"  # a second shape where the ten colours are used up
+_OF_BAND = "D"  # the number that a band is of, where it is not the point
+_NEAR = 0.01  # less than this fraction from the point, it would be drawn over it
 
 
 @figure
@@ -22,11 +25,13 @@ def summary(spectrum: Spectrum, parts: Sequence[str] | None = None) -> Figure:
     """Draw lambda_max and trace, and their factors, with their errors against the training samples.
 
     If the spectrum has the fields of single samples, bars are standard errors over samples (for a part that is marked
-    (draw), those of its draw), and two more panels show the two factors of the trace: the uncertainty, mean tr M, and
-    the trace per uncertainty. Otherwise bars are the residual and the error of probes. A grey band is the 5 to 95 %
-    range of the number of as many samples of the part and the largest part together: a number inside the band may
-    differ only because the part is small. An axis is logarithmic if all its values are positive. Up to 12 parts are
-    named.
+    (draw), those of its draw), together with that of the estimate of the trace where they leave it out, and two more
+    panels show the two factors of the trace: the uncertainty, mean tr M, and the trace per uncertainty. Otherwise bars
+    are the residual and the error of probes. A grey band is the 5 to 95 % range of the number of as many samples of the
+    part and the largest part together: a number inside the band may differ only because the part is small. For a
+    Hessian the bands are of its Gauss-Newton part G, because the eigenvalues of few samples are known of G only. A
+    hollow diamond is then the part's own number of G, which is to be compared with the band. An axis is logarithmic if
+    all its values are positive. Up to 12 parts are named.
 
     Args:
         spectrum: the result.
@@ -43,12 +48,14 @@ def summary(spectrum: Spectrum, parts: Sequence[str] | None = None) -> Figure:
     sure = spectrum.converged[order]
     known = [one for p in range(len(spectrum.parts)) if (one := over_samples.of_part(spectrum, p)) is not None]
     every = np.full(len(order), True)
+    points: dict[Axes, np.ndarray] = {}
+    words, handles = list[str](), list[Line2D]()
     with theme.theme():
         if not known:
             fig, (top, trace), _ = grids.grid(2, 2, 8, 3.4)
             _points(top, spectrum, order, spectrum.lambda_max, spectrum.lambda_max_residual, sure)
             _points(trace, spectrum, order, spectrum.trace, spectrum.trace_stderr, every)
-            error = ("residual", "s.e.")
+            error = ("residual", "s.e. ")
         else:
             fig, axes, _ = grids.grid(4, 2, 8, 6.2)
             top, trace, uncertainty, ratio = axes
@@ -56,50 +63,98 @@ def summary(spectrum: Spectrum, parts: Sequence[str] | None = None) -> Figure:
             for ax, name in zip(axes, names, strict=True):
                 values, errors = np.array([getattr(one, name) for one in known]).T
                 _points(ax, spectrum, order, values, errors, sure if ax is top else every)
+                points[ax] = values
+            estimated = any(over_samples.estimate_error(spectrum, p) > 0 for p in order)
+            error = ("samples", "samples, estimate\n" if estimated else "samples ")
+            own = r"Tr($G$)" if over_samples.of_gauss_newton(spectrum) else "trace"
             uncertainty.set_ylabel("uncertainty, mean tr M ± samples")
-            ratio.set_ylabel("trace / uncertainty ± samples")
-            _bands((top, trace, ratio), spectrum, order)
-            error = ("samples", "samples")
+            ratio.set_ylabel(f"{own} / uncertainty ± samples")
+            words, handles = _bands({ax: points[ax] for ax in (top, trace, ratio)}, spectrum, order)
         top.set_ylabel(rf"$\lambda_{{\max}}$ ± {error[0]} (units of the loss)")
-        trace.set_ylabel(rf"Tr(${matrix(spectrum)}$) ± {error[1]} (units of the loss)")
-        if not sure.all():
-            top.set_title("hollow: not converged")
-        if len(order) <= MOST_NAMES:
-            handles, _ = trace.get_legend_handles_labels()
-            grids.legend(fig, handles)
+        trace.set_ylabel(rf"Tr(${matrix(spectrum)}$) ± {error[1]}(units of the loss)")
+        words += [] if sure.all() else ["hollow circle: not converged"]
+        if words:
+            top.set_title("\n".join(words), parse_math=False)
+        named = trace.get_legend_handles_labels()[0] if len(order) <= MOST_NAMES else []
+        if named or handles:
+            grids.legend(fig, [*named, *handles])
     return fig
 
 
-def _bands(axes: Sequence[Axes], spectrum: Spectrum, order: Sequence[int]) -> None:
-    """Draw the range of the numbers of as many samples of both, each part and the largest."""
+def _bands(
+    points: Mapping[Axes, np.ndarray], spectrum: Spectrum, order: Sequence[int]
+) -> tuple[list[str], list[Line2D]]:
+    """Draw the range of the numbers of as many samples of both, each part and the largest.
+
+    Args:
+        points: the numbers of all parts that lambda_max, trace and its factor are drawn as, by their panels.
+        spectrum: the result.
+        order: positions of the parts.
+
+    Returns:
+        Lines of a title that explain the bands, and entries of a legend.
+    """
     if matched.refusal(spectrum) is not None:
-        return
-    found = matched.as_many_of_both(spectrum, repetitions=100)
-    x = places(spectrum, order)[0]
-    for ax, name in zip(axes, ("lambda_max", "trace", "trace per uncertainty"), strict=True):
-        if name not in found:
-            continue
-        ends = found[name][list(order)]
-        there = np.flatnonzero(np.isfinite(ends[:, 0]))
-        if not len(there):
-            continue
-        positive = np.maximum(ends, np.finfo(float).tiny) if ax.get_yscale() == "log" else ends
-        limits = ax.get_ylim()
-        ax.fill_between(
-            x[there],
-            positive[there, 0],
-            positive[there, 2],
-            color=theme.muted(),
-            alpha=0.35,
-            linewidth=0,
-            zorder=0,
-        )
-        ax.plot(x[there], positive[there, 1], color=theme.muted(), linewidth=0.8, zorder=0)
-        low = min(limits[0], float(positive[there, 1].min()))
-        ax.set_ylim(low * (0.7 if ax.get_yscale() == "log" else 1), max(limits[1], float(positive[there, 2].max())))
+        return [], []
+    found, own = matched.as_many_of_both(spectrum, repetitions=100), matched.own_numbers(spectrum)
+    if not found:
+        return [], []
+    apart = False
+    for (ax, drawn), name in zip(points.items(), ("lambda_max", "trace", "trace per uncertainty"), strict=True):
+        if name in found:
+            apart |= _band(ax, spectrum, order, found[name], own[name], drawn)
+    hessian = spectrum.operator == "hessian"
     who = written.shorten(spectrum.parts[matched.reference(spectrum)], 20)
-    if found:
-        axes[0].set_title(f"grey: as many samples of it and {who}", parse_math=False)
+    handle = Line2D(
+        [],
+        [],
+        marker=_OF_BAND,
+        markersize=5,
+        color=theme.muted(),
+        markerfacecolor=ground(),
+        linestyle="none",
+        label="G, which the band is of" if hessian else "as compared with the band",
+    )
+    return [f"grey: {'G of ' * hessian}as many samples of it and {who}"], [handle] if apart else []
+
+
+def _band(
+    ax: Axes, spectrum: Spectrum, order: Sequence[int], found: np.ndarray, own: np.ndarray, points: np.ndarray
+) -> bool:
+    """Draw the bands of one number, and the numbers that these are of; say whether some of them are not the points.
+
+    Args:
+        ax: of the number; the points are drawn.
+        spectrum: the result.
+        order: positions of the parts.
+        found: (P, 3) lower ends, middles and upper ends of the bands; nan for none.
+        own: (P,) the parts' numbers of which the bands are.
+        points: (P,) those that are drawn.
+
+    Returns:
+        Whether some are drawn beside the points.
+    """
+    there = [p for p in order if np.isfinite(found[p]).all()]
+    if not there:
+        return False
+    logarithmic = ax.get_yscale() == "log"
+    colours = theme.palette()
+    place = dict(zip(order, places(spectrum, order)[0], strict=True))
+    x = [place[p] for p in there]
+    low, middle, high = (np.maximum(found, np.finfo(float).tiny) if logarithmic else found)[there].T
+    limits = ax.get_ylim()
+    ax.fill_between(x, low, high, color=theme.muted(), alpha=0.35, linewidth=0, zorder=0)
+    ax.plot(x, middle, color=theme.muted(), linewidth=0.8, zorder=0)
+    sides = (np.stack([own, points])[..., None] > found[:, [0, 2]])[:, there]
+    apart = (np.abs(own - points) > _NEAR * np.abs(points))[there] | (sides[0] != sides[1]).any(axis=-1)
+    hollow = [p for p, off in zip(there, apart, strict=True) if off and (own[p] > 0 or not logarithmic)]
+    for p in hollow:
+        colour = colours[order.index(p) % len(colours)] if len(order) <= MOST_NAMES else colours[0]
+        ax.plot(place[p], own[p], _OF_BAND, markersize=5, color=colour, markerfacecolor=ground(), zorder=3)
+    least, most = min([*middle, *own[hollow]]), max([*high, *own[hollow], limits[1]])
+    below = 0.7 * least if logarithmic else least - 0.04 * (most - least)  # a marker at the edge would be cut
+    ax.set_ylim(min(limits[0], below), most)
+    return bool(hollow)
 
 
 def _points(
