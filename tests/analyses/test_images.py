@@ -49,6 +49,12 @@ def test_the_images_are_those_of_largest_curvature_and_hold_their_shares(case):
         assert held.by(1.0) == pytest.approx((1, 1))
 
 
+def test_the_figure_says_that_traces_beside_a_hessian_of_another_trace_are_those_of_g(case):
+    objective, found = case
+    for spectrum, name in ((found, "of the trace;"), (ls.spectrum(objective), "of tr G;")):
+        assert name in images(spectrum).get_suptitle()
+
+
 def test_an_image_that_was_drawn_twice_counts_once(case):
     objective, _ = case
     found = ls.spectrum(objective, operator="ggn", samples=9)
