@@ -143,8 +143,12 @@ def _band(
     x = [place[p] for p in there]
     low, middle, high = (np.maximum(found, np.finfo(float).tiny) if logarithmic else found)[there].T
     limits = ax.get_ylim()
-    ax.fill_between(x, low, high, color=theme.muted(), alpha=0.35, linewidth=0, zorder=0)
-    ax.plot(x, middle, color=theme.muted(), linewidth=0.8, zorder=0)
+    if len(there) == 1:  # a band needs two places
+        ax.vlines(x, low, high, color=theme.muted(), alpha=0.35, linewidth=8, zorder=0)
+        ax.plot(x, middle, "_", color=theme.muted(), markersize=8, zorder=0)
+    else:
+        ax.fill_between(x, low, high, color=theme.muted(), alpha=0.35, linewidth=0, zorder=0)
+        ax.plot(x, middle, color=theme.muted(), linewidth=0.8, zorder=0)
     sides = (np.stack([own, points])[..., None] > found[:, [0, 2]])[:, there]
     apart = (np.abs(own - points) > _NEAR * np.abs(points))[there] | (sides[0] != sides[1]).any(axis=-1)
     hollow = [p for p, off in zip(there, apart, strict=True) if off and (own[p] > 0 or not logarithmic)]
