@@ -149,7 +149,7 @@ def by_fisher(
     model = points.network_at(objective, point).requires_grad_(True)
     own, mask = parts_of(objective, name), chosen.mask
     shares = objective.shares[own] / objective.shares[own].sum()
-    values = weighed(objective.undrawn.loss, objective.draws, power=0.5)  # gradients of this loss are squared
+    values = weighed(objective.undrawn.values, objective.draws, power=0.5)  # gradients of this loss are squared
 
     def loss(outputs: Any, targets: Tree) -> Tensor:
         return values(objective.outputs.read(outputs), targets)

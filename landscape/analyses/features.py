@@ -339,7 +339,7 @@ def _batches(objective: Objective, model: nn.Module, tap: classifiers.Tap) -> It
     left = _left(objective)
     groups = torch.from_numpy(_groups(objective.samples.labels, left))
     roots = torch.from_numpy(np.sqrt(left)).to(objective.dtype)
-    loss = objective.undrawn.loss  # of which each draw's weight stands beside it
+    loss = objective.undrawn.values  # of which each draw's weight stands beside it
     for index in torch.split(_own(objective), objective.batch_size):
         inputs, targets = objective.samples.batch(index, objective.device, objective.dtype)
         targets, weights = targets if objective.draws is not None else (targets, torch.ones(len(index)))

@@ -193,4 +193,4 @@ def _losses(found: Samples) -> np.ndarray:
     with torch.no_grad():
         z = known.logits.to(objective.device, objective.dtype)
         targets = trees.to(known.targets, objective.device, objective.dtype)
-        return wide(objective.loss(z, targets)).cpu().numpy()
+        return wide(objective.values(z, targets)).cpu().numpy()

@@ -405,6 +405,6 @@ def _slopes(found: Samples) -> np.ndarray:
     z = known.logits.to(objective.device, objective.dtype).requires_grad_()
     targets = trees.to(known.targets, objective.device, objective.dtype)
     with differentiable_attention():
-        (slopes,) = torch.autograd.grad(objective.loss(z, targets).sum(), z)
+        (slopes,) = torch.autograd.grad(objective.values(z, targets).sum(), z)
     norms: np.ndarray = torch.linalg.vector_norm(wide(slopes).reshape(len(z), -1), dim=1).cpu().numpy()
     return norms

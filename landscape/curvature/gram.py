@@ -244,7 +244,7 @@ def _of_groups(
 
 
 def _losses(objective: Objective, model: nn.Module, inputs: Tree, targets: Tree) -> Tensor:
-    return objective.loss(objective.logits_of(model, inputs), targets)
+    return objective.values(objective.logits_of(model, inputs), targets)
 
 
 def _products(a: Tensor, b: Tensor) -> np.ndarray:

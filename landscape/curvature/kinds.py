@@ -33,6 +33,7 @@ from landscape.autodiff.wide import wide
 from landscape.curvature.middles import Eigenvectors, Middle, Probabilities
 from landscape.errors import InputError, arg, check_choice
 from landscape.networks import losses
+from landscape.objective import precise
 from landscape.objective.draws import MOST_OUTPUTS
 from landscape.objective.weighing import Weighed
 
@@ -64,7 +65,7 @@ class Functions:
     logits: Callable[[Tensors, Tree], Tensor]  # (theta, inputs) -> (B, C)
     loss: Loss
     likelihood: Loss | None = None
-    widens: bool = False  # losses of the logits are computed in float64, see functions.py
+    widens: bool = False  # losses of the logits are computed in float64, see objective/precise.py
 
     def losses(self, theta: Tensors, inputs: Tree, targets: Tree) -> Tensor:
         """Return the loss of each sample, (B,)."""
@@ -72,10 +73,7 @@ class Functions:
 
     def values(self, loss: Loss, z: Tensor, targets: Tree) -> Tensor:
         """Return the values of a loss, (B,), through which derivatives flow back to logits (B, C) of any precision."""
-        if self.widens:
-            z = wide(z)
-            targets = trees.to(targets, z.device, z.dtype)
-        return loss(z, targets)
+        return precise.values(loss, z, targets) if self.widens else loss(z, targets)
 
 
 def loss_of(of: Losses) -> Loss:

@@ -343,7 +343,7 @@ def _refuse_asymmetric(
     off = np.where(scale > rounding, off, 0)
     if (off > 3 * eps**0.5).any():
         k = int(off.argmax())
-        # The loss of a fitted sample has derivatives in which float32 may lose all digits, see functions.py.
+        # The loss of a fitted sample has derivatives in which float32 may lose all digits, see objective/precise.py.
         narrow = like.dtype == torch.float32
         cause = "its products are wrong" + (", or float32 is too coarse for them" if narrow else "")
         remedies = [arg("dtype", "float64")] * narrow + [arg("backend", "reverse")]

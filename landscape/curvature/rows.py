@@ -466,7 +466,7 @@ def products(a: Tensor, b: Tensor, team: Team = ALONE) -> np.ndarray:
 
 
 def _losses(objective: Objective, inputs: Tree, targets: Tree) -> Tensor:
-    return objective.loss(objective.logits_of(objective.model, inputs), targets)
+    return objective.values(objective.logits_of(objective.model, inputs), targets)
 
 
 def recorded(

@@ -190,7 +190,7 @@ def uncertainty(objective: Objective, part: int) -> np.ndarray:
 
 
 def _loss(objective: Objective, targets: Tree, z: Tensor) -> Tensor:
-    return objective.loss(z, targets)
+    return objective.values(z, targets)
 
 
 def _drawn(

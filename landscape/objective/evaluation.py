@@ -178,7 +178,7 @@ def _added_up(
             inputs, targets = objective.samples.batch(order[where], objective.device, objective.dtype)
             with failures_named(inputs):
                 logits = objective.logits(objective.theta, inputs)
-                losses = wide(objective.loss(logits, targets))
+                losses = wide(objective.values(logits, targets))
             if uncertainty is not None:
                 uncertainty[where] = losses_of.uncertainty(logits)
             found[0, part] += losses.sum()

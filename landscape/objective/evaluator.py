@@ -141,7 +141,7 @@ class Evaluator:
         sums = zeros((1 if is_correct is None else 2, 4, len(self.counts)), objective.device)
 
         def see(logits: Tensor, targets: Tree, where: Where) -> None:
-            values = [wide(objective.loss(logits, targets))]
+            values = [wide(objective.values(logits, targets))]
             if is_correct is not None:
                 values.append(1 - wide(is_correct(logits, targets)))
             sums.index_add_(2, self._part[where], self._terms(torch.stack(values), where))
@@ -180,7 +180,7 @@ class Evaluator:
         correct, is_correct = torch.zeros_like(loss), self.objective.correct
 
         def see(logits: Tensor, targets: Tree, where: Where) -> None:
-            loss[where] = wide(self.objective.loss(logits, targets))
+            loss[where] = wide(self.objective.values(logits, targets))
             if is_correct is not None:
                 correct[where] = wide(is_correct(logits, targets))
 

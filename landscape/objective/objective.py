@@ -34,7 +34,7 @@ from landscape.networks.losses import cross_entropy
 from landscape.networks.outputs import Outputs
 from landscape.networks.params import Layout, layout
 from landscape.networks.tasks import Task
-from landscape.objective import contract, evaluation, measured
+from landscape.objective import contract, evaluation, measured, precise
 from landscape.objective.contract import Kept
 from landscape.objective.evaluation import Evaluation
 from landscape.objective.parts import GROUPS, Parts, chosen_parts, make_partition, refuse_empty
@@ -425,7 +425,11 @@ class Objective:
         Returns:
             One value per sample, (B,).
         """
-        return self.loss(self.logits(theta, inputs), targets)
+        return self.values(self.logits(theta, inputs), targets)
+
+    def values(self, z: Tensor, targets: Tree) -> Tensor:
+        """Evaluate the loss of each sample's arguments z, (B, K), in float64 where it accepts that; see precise.py."""
+        return precise.values(self.loss, z, targets) if precise.widens(self) else self.loss(z, targets)
 
     @contextmanager
     def trainable(self) -> Generator[None, None, None]:
@@ -443,9 +447,7 @@ class Objective:
     def evaluation(self) -> Evaluation:
         """Loss and measures of each part at the model's own parameters; computed once, by all processes of a team."""
         known = self.evaluated
-        if not distributed.team().all(known is not None) or known is None:
-            known = self.evaluate()
-        return known
+        return known if distributed.team().all(known is not None) and known is not None else self.evaluate()
 
     @property
     def evaluated(self) -> Evaluation | None:

@@ -9,13 +9,14 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from exact import dense
 from torch import nn
 from torch.nn import functional as F
 
 import landscape as ls
 from landscape.curvature import functions
 from landscape.curvature.operators import curvature_operator
-from tests.exact import dense
+from landscape.objective import precise
 
 KINDS = ("hessian", "ggn", "residual", "fisher", "empirical-fisher")
 MARGINS = (8.0, 12.0, 16.0)  # losses of some 1e-4, 1e-6 and 1e-8
@@ -88,15 +89,16 @@ def test_a_loss_with_numbers_of_its_own_in_float32_is_taken_in_float32():
 
 
 def test_outputs_that_are_very_many_keep_their_precision(monkeypatch):
-    monkeypatch.setattr(functions, "MOST_OUTPUTS", 2)
+    monkeypatch.setattr(precise, "MOST_OUTPUTS", 2)
     assert not functions.functions_of(objective(4.0)).widens
 
 
-def test_two_objectives_of_a_loss_ask_it_once(monkeypatch):
+def test_a_loss_is_asked_once_when_its_objective_is_made(monkeypatch):
     asked = []
     first = objective(4.0, loss=lambda z, y: asked.append(z.dtype) or F.cross_entropy(z, y, reduction="none"))
+    assert torch.float64 in asked
     asked.clear()
     for _ in range(3):
-        functions.functions_of(first)
-    assert asked == [torch.float64]
+        assert functions.functions_of(first).widens
+    assert asked == []
     assert math.isfinite(float(ls.hessian(first).matvec(torch.ones(1, 1, first.layout.size)).norm()))
