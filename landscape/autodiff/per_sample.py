@@ -117,16 +117,15 @@ def _rows(values: Tensor, calls: list[Call], chosen: dict[str, Tensor], groups: 
         raise InputError(f"losses() returned {len(values)} values for groups of shape {tuple(groups.shape)}")
     if int(groups.min()) < 0 or int(groups.max()) >= n_groups:
         raise InputError(f"groups are 0 to {n_groups - 1}, got {int(groups.min())} to {int(groups.max())}")
-    device = values.device
+    device, example = values.device, next(iter(chosen.values()))  # losses may be on the host, for float64
     counts = torch.bincount(groups, minlength=n_groups)
     present = counts.nonzero().flatten().tolist()
     split = counts[present].tolist()
     sorted_already = bool((groups[1:] >= groups[:-1]).all())  # needs no copies
-    order = None if sorted_already else groups.argsort(stable=True).to(device, non_blocking=True)
+    order = None if sorted_already else groups.argsort(stable=True).to(example.device, non_blocking=True)
     member = F.one_hot(groups, n_groups).T.to(device, non_blocking=True)  # (G, B)
     seeds = (1 / counts[groups].double()).to(device, values.dtype, non_blocking=True)
 
-    example = next(iter(chosen.values()))
     sizes = [p.numel() for p in chosen.values()]
     rows = torch.zeros(n_groups, sum(sizes), dtype=example.dtype, device=example.device)
     places = dict(zip(chosen, torch.split(rows, sizes, dim=1), strict=True))
