@@ -33,6 +33,9 @@ from trainers.evaluation import by_frequency
 ROOT = Path(__file__).resolve().parents[1]
 DATA, PAGE = ROOT / "figures" / "data", ROOT / "docs" / "evidence.md"
 LONG = "cifar10-long"
+FIRST = "cifar10-first"
+"""Names of copies: of the runs, and of earlier runs by the same commands and seeds on another machine."""
+
 METHODS = {"ce": "CE", "sam": "CE + SAM", "gsa-gkp": "CE + GSA + GKP"}
 PAPER = {  # Figure 9: lambda_max and trace of head and tail; Table 1: test accuracy
     "ce": ((38.15, 196.49), (74.99, 402.52), 70.4),
@@ -305,7 +308,8 @@ def tables(data: Path) -> dict[str, list[str]]:
     files = {n: data / f"{LONG}.{n}.classes.h5" for n in names}
     classes = {n: ls.load(file) for n, file in files.items() if file.exists()}
     found = {"accuracy": accuracies(histories), "ends": ends(classes), "classes": of_classes(classes)}
-    return found | {"along": along(data), "bank": banked(histories)} | ablations(data)
+    found |= {"twice": twice(data, classes), "along": along(data), "bank": banked(histories)}
+    return found | ablations(data)
 
 
 def ablations(data: Path) -> dict[str, list[str]]:
@@ -403,6 +407,21 @@ def of_classes(classes: Mapping[str, Any]) -> list[str]:
             for s in classes.values()
         ]
         lines.append(f"| {part} | {first.train_counts[p]:,} |" + "".join(cells))
+    return lines
+
+
+def twice(data: Path, classes: Mapping[str, Any]) -> list[str]:
+    """Return the sharpness of every class in the two runs of a method, where there are two."""
+    of_first = {n: data / f"{FIRST}.{n}.classes.h5" for n in classes}
+    firsts = {n: ls.load(file) for n, file in of_first.items() if file.exists()}
+    both = [(f"{titled(n)}, {which}", s) for n, s in firsts.items() for which, s in (("1st", s), ("2nd", classes[n]))]
+    lines = heads("class", *(f"{name}: lambda_max; trace; trace by uncertainty" for name, _ in both))
+    for p, part in enumerate(both[0][1].parts if both else ()):
+        cells = [
+            f" {known(s, 'lambda_max', p)}; {known(s, 'trace', p)}; {s.trace[p] / s.uncertainty[p]:,.0f} |"
+            for _, s in both
+        ]
+        lines.append(f"| {part} |" + "".join(cells))
     return lines
 
 
