@@ -99,17 +99,7 @@ def rises_by_hessian(
     """Return d^T H d / 2 with H the Hessian of the part's mean loss at a point, for each displacement d to another.
 
     Also return their standard errors: d^T H d is the mean over samples of d^T H_i d, and weight decay, if any, adds the
-    same to each.
-
-    Args:
-        objective: model, loss and data in parts.
-        point: the point.
-        name: of the point.
-        others: K points.
-        chosen: the parameters that count.
-
-    Returns:
-        (K,) and (K,); zeros for a displacement of zero, and errors of nan for one sample.
+    same to each. Arguments and shapes are those of `by_fisher`; for a displacement of zero both are zero.
     """
     own = parts_of(objective, name)
     here = points.objective_at(objective, point)

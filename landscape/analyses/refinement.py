@@ -4,7 +4,8 @@ A coarse grid comes first. Each step halves the distance between points inside t
 loss at a new point differs from the interpolation of the earlier points by more than a tolerance, the cells around the
 new point are divided again. At half the distance, the error of cubic interpolation (`mesh.smooth`) would fall to an
 eighth, and that of linear interpolation to a quarter, if the coarse grid resolved the loss. As it may not, half of
-these factors are counted on: then nearly all points are within the tolerance, and the worst within about twice of it.
+these factors are counted on: then the error of most points is below the tolerance, and the largest about two to three
+times of it.
 """
 
 from collections.abc import Callable, Iterable, Sequence

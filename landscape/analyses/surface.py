@@ -67,8 +67,8 @@ def surface(
         seed: of the draw of these samples.
         bf16: run the network in bfloat16; losses change by a fraction of about 1e-3.
         refine: skip points at which interpolation predicts the mean loss, over samples and over parts, to within about
-            this fraction of it, such as 0.01 (nearly all points; the worst are off by about twice to three times of
-            it); None computes all points.
+            this fraction of it, such as 0.01: most errors are smaller, the largest two to three times as large. None
+            computes all points.
         radius: Euclidean radius in the plane within which `worst_rise` searches for the largest loss; None means the
             distance of the points next to the centre.
         between: the line leads from one checkpoint at 0 to another at 1; also compute the barrier between them.
