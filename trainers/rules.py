@@ -133,6 +133,7 @@ def _of_perturbation(r: Recipe) -> Rules:
 
 def _of_groups(r: Recipe) -> Rules:
     """Return the rules of groups, GSA and GKP."""
+    remedy = f" or lower {arg('statistics_every')}" if r.statistics_every > 1 else ""
     return (
         (r.groups >= 1, f"{arg('groups')} must be at least 1, got {r.groups}"),
         (0 <= r.average < 1, f"{arg('average')} must be at least 0 and below 1, got {r.average}"),
@@ -158,9 +159,7 @@ def _of_groups(r: Recipe) -> Rules:
             not r.grouped or r.statistics_every < 1 or any(map(groups_after(r), range(r.epochs))),
             f"{arg('epochs', r.epochs)} with {arg('group_after', r.group_after)} ends before there are groups, as the "
             f"memory bank needs {needed(r.groups)} epochs after the warm-up of {r.warmup_epochs} and sees one in "
-            f"{r.statistics_every}: raise {arg('epochs')}"
-            + f" or lower {arg('statistics_every')}"
-            * (r.statistics_every > 1),
+            f"{r.statistics_every}: raise {arg('epochs')}{remedy}",
         ),
         (
             r.fisher_samples is None or r.fisher_samples >= 1,
