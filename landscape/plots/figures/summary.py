@@ -17,7 +17,7 @@ from landscape.results import Spectrum, matched, over_samples, written
 MOST_NAMES = 12
 _MARKERS = "os"  # a second shape where the ten colours are used up
 _OF_BAND = "D"  # the number that a band is of, where it is not the point
-_NEAR = 0.01  # less than this fraction from the point, it would be drawn over it
+_NEAR = 0.015  # closer than this fraction of the axis, it would be drawn over the point
 
 
 @figure
@@ -49,7 +49,7 @@ def summary(spectrum: Spectrum, parts: Sequence[str] | None = None) -> Figure:
     known = [one for p in range(len(spectrum.parts)) if (one := over_samples.of_part(spectrum, p)) is not None]
     every = np.full(len(order), True)
     points: dict[Axes, np.ndarray] = {}
-    words, handles = list[str](), list[Line2D]()
+    handles: list[Line2D] = []
     with theme.theme():
         if not known:
             fig, (top, trace), _ = grids.grid(2, 2, 8, 3.4)
@@ -69,11 +69,11 @@ def summary(spectrum: Spectrum, parts: Sequence[str] | None = None) -> Figure:
             own = r"Tr($G$)" if over_samples.of_gauss_newton(spectrum) else "trace"
             uncertainty.set_ylabel("uncertainty, mean tr M ± samples")
             ratio.set_ylabel(f"{own} / uncertainty ± samples")
-            words, handles = _bands({ax: points[ax] for ax in (top, trace, ratio)}, spectrum, order)
+            handles = _bands({ax: points[ax] for ax in (top, trace, ratio)}, spectrum, order)
         top.set_ylabel(rf"$\lambda_{{\max}}$ ± {error[0]} (units of the loss)")
         trace.set_ylabel(rf"Tr(${matrix(spectrum)}$) ± {error[1]}(units of the loss)")
-        words += [] if sure.all() else ["hollow circle: not converged"]
-        if words:
+        if not sure.all():
+            words = filter(None, (top.get_title(), "hollow circle: not converged"))
             top.set_title("\n".join(words), parse_math=False)
         named = trace.get_legend_handles_labels()[0] if len(order) <= MOST_NAMES else []
         if named or handles:
@@ -81,10 +81,8 @@ def summary(spectrum: Spectrum, parts: Sequence[str] | None = None) -> Figure:
     return fig
 
 
-def _bands(
-    points: Mapping[Axes, np.ndarray], spectrum: Spectrum, order: Sequence[int]
-) -> tuple[list[str], list[Line2D]]:
-    """Draw the range of the numbers of as many samples of both, each part and the largest.
+def _bands(points: Mapping[Axes, np.ndarray], spectrum: Spectrum, order: Sequence[int]) -> list[Line2D]:
+    """Draw the range of the numbers of as many samples of both, each part and the largest, and a title that says so.
 
     Args:
         points: the numbers of all parts that lambda_max, trace and its factor are drawn as, by their panels.
@@ -92,17 +90,18 @@ def _bands(
         order: positions of the parts.
 
     Returns:
-        Lines of a title that explain the bands, and entries of a legend.
+        Entries of a legend.
     """
     if matched.refusal(spectrum) is not None:
-        return [], []
+        return []
     found, own = matched.as_many_of_both(spectrum, repetitions=100), matched.own_numbers(spectrum)
-    if not found:
-        return [], []
-    apart = False
+    apart, with_bands = False, list[Axes]()
     for (ax, drawn), name in zip(points.items(), ("lambda_max", "trace", "trace per uncertainty"), strict=True):
-        if name in found:
+        if name in found and np.isfinite(found[name][list(order)]).all(axis=1).any():
             apart |= _band(ax, spectrum, order, found[name], own[name], drawn)
+            with_bands.append(ax)
+    if not with_bands:
+        return []
     hessian = spectrum.operator == "hessian"
     who = written.shorten(spectrum.parts[matched.reference(spectrum)], 20)
     handle = Line2D(
@@ -115,7 +114,9 @@ def _bands(
         linestyle="none",
         label="G, which the band is of" if hessian else "as compared with the band",
     )
-    return [f"grey: {'G of ' * hessian}as many samples of it and {who}"], [handle] if apart else []
+    title = f"grey: {'G of ' * hessian}draws of the same size from the part and {who}"
+    with_bands[0].set_title(title, parse_math=False)
+    return [handle] if apart else []
 
 
 def _band(
@@ -127,7 +128,7 @@ def _band(
         ax: of the number; the points are drawn.
         spectrum: the result.
         order: positions of the parts.
-        found: (P, 3) lower ends, middles and upper ends of the bands; nan for none.
+        found: (P, 3) lower ends, middles and upper ends of the bands; nan for none, but not for all.
         own: (P,) the parts' numbers of which the bands are.
         points: (P,) those that are drawn.
 
@@ -135,8 +136,6 @@ def _band(
         Whether some are drawn beside the points.
     """
     there = [p for p in order if np.isfinite(found[p]).all()]
-    if not there:
-        return False
     logarithmic = ax.get_yscale() == "log"
     colours = theme.palette()
     place = dict(zip(order, places(spectrum, order)[0], strict=True))
@@ -149,9 +148,15 @@ def _band(
     else:
         ax.fill_between(x, low, high, color=theme.muted(), alpha=0.35, linewidth=0, zorder=0)
         ax.plot(x, middle, color=theme.muted(), linewidth=0.8, zorder=0)
-    sides = (np.stack([own, points])[..., None] > found[:, [0, 2]])[:, there]
-    apart = (np.abs(own - points) > _NEAR * np.abs(points))[there] | (sides[0] != sides[1]).any(axis=-1)
-    hollow = [p for p, off in zip(there, apart, strict=True) if off and (own[p] > 0 or not logarithmic)]
+    drawable = [p for p in there if not logarithmic or min(own[p], points[p]) > 0]
+    on_axis = np.log if logarithmic else np.asarray
+    height = np.ptp(on_axis([*limits, *middle, *high]))
+    sides = np.stack([own, points])[..., None] > found[:, [0, 2]]
+    hollow = [
+        p
+        for p in drawable
+        if abs(on_axis(own[p]) - on_axis(points[p])) > _NEAR * height or (sides[0, p] != sides[1, p]).any()
+    ]
     for p in hollow:
         colour = colours[order.index(p) % len(colours)] if len(order) <= MOST_NAMES else colours[0]
         ax.plot(place[p], own[p], _OF_BAND, markersize=5, color=colour, markerfacecolor=ground(), zorder=3)
