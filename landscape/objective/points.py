@@ -16,8 +16,9 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from landscape.autodiff import trees
+from landscape.autodiff import memory
 from landscape.autodiff.differentiable import differentiable_attention
+from landscape.autodiff.trees import Tree
 from landscape.autodiff.wide import place, wide, zeros
 from landscape.callables import checked
 from landscape.errors import InputError, arg
@@ -237,8 +238,9 @@ def of(objective: Objective, snapshot: Snapshot, *, key: str | None = None, trus
 def refuse_other_fixed(objective: Objective, model: nn.Module, name: str) -> None:
     """Refuse a network that no point can stand for, because what does not vary has other values in it.
 
-    That is parameters that were not chosen, and buffers that are not made of real numbers, such as masks. A counter may
-    differ if the outputs do not depend on it.
+    That is parameters that were not chosen, and buffers that are not made of real numbers, such as masks. Counters may
+    differ if no output depends on them: for every sample, the network and its point must have the same outputs, which
+    takes two passes over the data. Between two networks, the counters are those of the objective's.
 
     Args:
         objective: of a network with the same parameters.
@@ -248,17 +250,17 @@ def refuse_other_fixed(objective: Objective, model: nn.Module, name: str) -> Non
     Raises:
         InputError: such a parameter or buffer differs.
     """
-    own = _fixed(objective.model, objective.layout)
-    for key, t in _fixed(model, objective.layout).items():
-        if torch.equal(t, own[key]):
-            continue
+    own, now = (_fixed(one, objective.layout) for one in (objective.model, model))
+    others = [key for key, t in now.items() if not torch.equal(t, own[key])]
+    for key in sorted(others, key=lambda key: _counts(now[key])):
+        t = now[key]
         if isinstance(t, nn.Parameter):
             raise InputError(
                 f"{name} also differs in {key}, which is not among the parameters that vary "
                 f"({objective.source['params']}): leave {arg('params')} out, or choose {key} too"
             )
         if _counts(t) and _same_outputs(objective, model):
-            continue
+            return  # only counters are left
         kind = str(t.dtype).removeprefix("torch.")
         raise InputError(
             f"{name} also differs in the buffer {key}, whose numbers ({kind}) cannot lie between those of two "
@@ -286,14 +288,17 @@ def _counts(t: Tensor) -> bool:
 
 
 def _same_outputs(objective: Objective, model: nn.Module) -> bool:
-    """Say whether a network and its point have the same outputs on a few samples, so that a counter has no effect."""
-    inputs = trees.take(objective.example(0)[0], slice(4))
-    other = objective.of_network(model)
-    with differentiable_attention(), torch.no_grad():
-        found = [
-            one.logits(one.theta, inputs) for one in (other, objective_at(objective, of_network(objective, model)))
-        ]
-    return torch.equal(*found)
+    """Say whether a network and its point have the same outputs: a counter may change those of a few samples only."""
+    ends = objective.of_network(model), objective_at(objective, of_network(objective, model))
+
+    def same(inputs: Tree) -> bool:
+        return torch.equal(*(end.logits(end.theta, inputs) for end in ends))
+
+    def compared() -> bool:
+        with differentiable_attention(), torch.no_grad():
+            return all(same(inputs) for part in range(len(objective.members)) for inputs, _ in objective.batches(part))
+
+    return memory.halving(compared)
 
 
 def of_network(objective: Objective, model: nn.Module) -> Point:

@@ -1,5 +1,6 @@
 """Points of parameter space: from networks and checkpoints, on the way between two of them, and gradients there."""
 
+import contextlib
 import math
 
 import numpy as np
@@ -133,6 +134,33 @@ def test_a_counter_may_differ_if_the_outputs_do_not_depend_on_it(counted):
             ls.point(objective, other)
     else:
         assert torch.equal(ls.point(objective, other).theta[:12], other.fc.weight.flatten())
+
+
+class Limited(nn.Module):
+    """A limit that rises with a counter: it changes the outputs of large inputs only."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 3)
+        self.register_buffer("n_steps", torch.tensor(1))
+        self.register_buffer("mask", torch.tensor([True, True, True]))
+
+    def forward(self, x):
+        return self.fc(x.clamp(max=self.n_steps)) * self.mask
+
+
+@pytest.mark.parametrize("largest", [0.9, 5.0])
+def test_a_counter_that_changes_the_outputs_of_one_sample_is_refused(largest):
+    inputs = torch.rand(30, 4, generator=torch.Generator().manual_seed(0))
+    inputs[-2] = largest
+    own, other = Limited(), Limited()
+    other.n_steps += 1
+    objective = ls.make_objective(own, (inputs, torch.arange(30) % 3), parts="class", device="cpu", batch_size=4)
+    with refused(InputError, "n_steps") if largest > 1 else contextlib.nullcontext():
+        ls.point(objective, other)
+    other.mask[1] = False
+    with refused(InputError, "mask"):
+        ls.point(objective, other)
 
 
 def test_on_the_way_variances_move_by_their_logarithm_and_all_else_straight():
