@@ -30,6 +30,13 @@ def layered():
         return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 3))
 
 
+def untracked():
+    """An encoder whose batch norm has no running statistics, so that samples meet in eval mode too."""
+    model = layered()
+    model[1] = nn.BatchNorm1d(8, track_running_stats=False)
+    return model
+
+
 def batched():
     """An encoder with batch norm, without dropout, and a classifier."""
     with seeded(CPU, 0):

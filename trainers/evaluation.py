@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Collection
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from landscape.autodiff import per_sample
+from landscape.autodiff.batch_statistics import coupling
 from landscape.autodiff.called import evaluating
 from landscape.autodiff.sample_rows import SampleRows
 from landscape.autodiff.wide import wide
@@ -127,6 +129,8 @@ def gradient_cosines(
     """Measure the cosine between each class's gradient and that of its batch (the paper's Figure 6).
 
     Batches are drawn at random; gradients are those of the cross-entropy in eval mode, over all trainable parameters.
+    A batch norm without running statistics normalises by the batch in eval mode too: gradients then pass through the
+    statistics, as in training, and each class of a batch takes a backward pass.
 
     Args:
         model: inputs (B, ...) -> logits (B, C); it is not changed.
@@ -143,8 +147,9 @@ def gradient_cosines(
     n_classes = len(samples.class_names)
     order = np.random.default_rng(seed).permutation(len(samples))
     batches = np.array_split(order, math.ceil(len(order) / batch_size))[:n_batches]
-    sums, times, sample_rows = np.zeros(n_classes), np.zeros(n_classes), SampleRows()
+    sums, times = np.zeros(n_classes), np.zeros(n_classes)
     with evaluating(model):
+        separate: Collection[nn.Module] | SampleRows = () if coupling(model) else SampleRows()
         for indices in batches:
             inputs, labels = samples.batch(indices, place)
             present, group = torch.unique(labels, return_inverse=True)
@@ -153,7 +158,7 @@ def gradient_cosines(
             def batch(inputs: Tensor = inputs, labels: Tensor = labels) -> Tensor:
                 return losses.cross_entropy(models.logits_of(model(inputs), n_classes), labels)
 
-            _, rows = per_sample.group_gradients(model, batch, group, len(present), first=sample_rows)
+            _, rows = per_sample.group_gradients(model, batch, group, len(present), first=separate)
             rows = wide(rows)
             whole = (counts / counts.sum()) @ rows
             lengths = rows.norm(dim=1) * whole.norm()

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from landscape.autodiff import distributed, per_sample
-from landscape.autodiff.batch_statistics import batch_statistics_constant
+from landscape.autodiff.batch_statistics import batch_statistics_constant, coupling
+from landscape.autodiff.called import evaluating
 from landscape.autodiff.wide import place, zeros
 from landscape.data.datasets import Samples
 from landscape.errors import InputError, NumericalError, arg
@@ -153,6 +154,7 @@ class Trainer:
                 raise InputError("the loss does not depend on the model's parameters: no gradient reaches them")
             if r.sharpness == "gsa" and r.first_pass == "decoupled":
                 self._try_decoupled()
+        self._refuse_coupling()
 
     def _try_decoupled(self) -> None:
         """Refuse a model in which samples meet; GSA would then need as many backward passes as the exact first pass."""
@@ -167,6 +169,17 @@ class Trainer:
             except NumericalError as error:
                 met = error
         raise NumericalError(f"{met}; use {arg('first_pass', 'exact')}") from met
+
+    def _refuse_coupling(self) -> None:
+        """Refuse a model in which samples meet in eval mode for GKP, whose Fisher information is of single samples."""
+        with evaluating(self.model):
+            met = coupling(self.model) if self.recipe.gkp else []
+        if met:
+            raise InputError(
+                f"{arg('gkp', True)} takes the gradient of each sample by itself, but {met[0]} is a batch norm without "
+                "running statistics, which normalises by the batch in eval mode too: build it with "
+                f"track_running_stats=True, or leave {arg('gkp', True)} out"
+            )
 
     def _first_losses(self, views: tuple[Tensor, ...], labels: Tensor) -> Tensor:
         return self._losses(views, labels, self.model)[0]

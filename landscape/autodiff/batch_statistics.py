@@ -105,3 +105,16 @@ class Constant:
 def by_batch(module: _BatchNorm) -> bool:
     """Say whether a batch norm normalises by its batch."""
     return module.training or module.running_mean is None
+
+
+def coupling(model: nn.Module) -> list[str]:
+    """Name the batch norms through which the samples of a batch influence each other, in the present modes.
+
+    Args:
+        model: in eval mode, these are the batch norms without running statistics.
+
+    Returns:
+        Their names in the model, without those within `batch_statistics_constant`.
+    """
+    norms = [(name, m) for name, m in model.named_modules() if isinstance(m, _BatchNorm) and by_batch(m)]
+    return [name or "the model" for name, m in norms if not isinstance(m.__dict__.get("forward"), Constant)]

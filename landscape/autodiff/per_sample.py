@@ -9,7 +9,7 @@ Convolutions, linear layers and batch norm are treated so where their parameters
 of the losses tells, and where their inputs have the batch along the first axis. Another axis may be as long as the
 batch by chance (`recording.batch_first` looks at two sizes, `SampleRows` at gradients). All other parameters (of other
 layers, shared or used by name) get a backward pass for each group. Samples must not influence each other: batch norm
-runs in eval mode, or within `batch_statistics_constant`.
+runs in eval mode, or within `batch_statistics_constant`. Where they do, all parameters need a pass for each group.
 
 Source: Goodfellow 2015, "Efficient per-example gradient computations", for linear layers; Rochette et al. 2019 for
 convolutions.
@@ -50,14 +50,15 @@ def group_gradients(
     The mean over rows, weighted by the groups' numbers of samples, is the batch's gradient.
 
     Args:
-        model: the model; its samples must not influence each other.
+        model: the model; its samples must not influence each other, unless `first` is empty.
         losses: runs the model on the batch, once.
         groups: group of each sample, (B,) integers from 0 to n_groups - 1; on the CPU they need no wait for a GPU.
         n_groups: G.
         params: names of parameters; None for all trainable ones, in the order of `model.named_parameters()`.
         first: layers with the batch along their first axis, as `batch_first` finds them. `SampleRows` finds them in the
-            batches themselves, and all other layers get a backward pass for each group. None uses all layers with a
-            first axis as long as the batch, which `check` must then confirm.
+            batches themselves, and all other layers get a backward pass for each group; without any layers, the whole
+            model gets these. None uses all layers with a first axis as long as the batch, which `check` must then
+            confirm.
 
     Returns:
         The losses without their graph, (B,), and the gradients, (G, D), flat in the order of the parameters. The row of
@@ -67,9 +68,9 @@ def group_gradients(
         InputError: batch norm couples the samples, a group or parameter does not exist, or the losses do not fit.
     """
     chosen = parameters_of(model, params)
-    rows = first if isinstance(first, SampleRows) else None
-    values, calls = recorded(model, losses, SEPARABLE, None if isinstance(first, SampleRows) else first)
-    calls = calls if rows is None else rows.among(values, calls)
+    layers = None if isinstance(first, SampleRows) else first
+    values, calls = recorded(model, losses, SEPARABLE if layers is None or layers else (), layers)
+    calls = first.among(values, calls) if isinstance(first, SampleRows) else calls
     return values.detach(), _rows(values, calls, chosen, groups, n_groups)
 
 

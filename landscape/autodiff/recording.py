@@ -13,9 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from landscape.autodiff.batch_statistics import Constant, by_batch
+from landscape.autodiff.batch_statistics import Constant, coupling
 from landscape.errors import InputError, is_of_memory
 
 Losses = Callable[[], Tensor]
@@ -110,7 +109,7 @@ def recorded(
     """Run the model and record the calls of layers of some kinds that have the batch along their first axis.
 
     Args:
-        model: the model; its samples must not influence each other.
+        model: the model; its samples must not influence each other, unless there are no kinds.
         losses: runs the model on a batch, once, and returns one value or one row of values for each sample.
         kinds: types of layers.
         first: as for `group_gradients`.
@@ -126,12 +125,11 @@ def recorded(
 
 
 def _recorded(model: nn.Module, losses: Losses, kinds: tuple[type[nn.Module], ...]) -> tuple[Tensor, list[Call]]:
-    for name, m in model.named_modules():
-        if isinstance(m, _BatchNorm) and by_batch(m) and not isinstance(m.__dict__.get("forward"), Constant):
-            raise InputError(
-                f"{name or 'the model'} is a batch norm that normalises by its batch, so that samples influence each "
-                "other: call model.eval(), or use batch_statistics_constant(model)"
-            )
+    for name in coupling(model) if kinds else ():
+        raise InputError(
+            f"{name} is a batch norm that normalises by its batch, so that samples influence each other: call "
+            "model.eval(), or use batch_statistics_constant(model)"
+        )
     calls: list[Call] = []
 
     def record(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from toys import CPU, blobs, layered, linear, recipe, smooth
+from toys import CPU, blobs, layered, linear, recipe, smooth, untracked
 
 from landscape.data import datasets
 from trainers import evaluation, gkp
@@ -49,15 +49,17 @@ def test_a_class_without_samples_has_nan():
     assert np.isfinite(found.accuracy)
 
 
-def test_cosines_of_class_and_batch_gradients_are_those_of_a_loop():
-    model, samples = layered(), blobs()
+@pytest.mark.parametrize("make", [layered, untracked])
+def test_cosines_of_class_and_batch_gradients_are_those_of_a_loop(make):
+    """Also through the statistics of the batch, where batch norm has no others."""
+    model, samples = make(), blobs()
     found = evaluation.gradient_cosines(model, samples, batch_size=15, seed=0)
     assert model.training
     model.eval()
     labels = torch.from_numpy(samples.labels)
 
     def gradient(mask):
-        loss = nn.functional.cross_entropy(model(samples.inputs[mask]), labels[mask])
+        loss = nn.functional.cross_entropy(model(samples.inputs)[mask], labels[mask])
         return torch.cat([g.reshape(-1) for g in torch.autograd.grad(loss, list(model.parameters()))])
 
     whole = gradient(labels >= 0)

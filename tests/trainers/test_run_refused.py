@@ -51,6 +51,12 @@ def test_more_groups_than_classes_are_refused(tmp_path):
         begin(tmp_path, gkp=True, epochs=8)
 
 
+def test_a_model_whose_samples_meet_in_eval_mode_is_refused_for_gkp_before_the_first_step(tmp_path):
+    with refused(InputError, "1", "track_running_stats", gkp=True):
+        begin(tmp_path, model="toys:untracked", **METHODS["gsa-gkp"])
+    assert files(tmp_path) == []
+
+
 @pytest.mark.parametrize("groups", [1, 3])
 def test_one_group_and_as_many_as_classes_work_with_a_class_of_one_sample(tmp_path, groups, qualities):
     """Class c is best in epoch c."""
