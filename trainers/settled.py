@@ -1,4 +1,4 @@
-"""Re-estimate the running statistics of batch norm for the current weights.
+"""Re-estimate the running statistics of batch norm and instance norm for the current weights.
 
 Training averages the statistics of its batches over about ten steps: after a few steps they still contain much of the
 initial mean 0 and variance 1, and while the weights change fast they belong to earlier weights. Features in eval mode
@@ -11,8 +11,9 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _NormBase
 
+from landscape.autodiff.batch_statistics import running
 from landscape.autodiff.called import evaluating
 from landscape.data.datasets import Samples
 from landscape.errors import InputError
@@ -26,10 +27,10 @@ BATCH, BATCHES = 256, 20
 def settled_statistics(
     model: nn.Module, samples: Samples, *, seed: int = 0, workers: int = 0, bf16: bool = False
 ) -> Generator[None, None, None]:
-    """Use re-estimated batch-norm statistics inside the block; afterwards the original ones are restored exactly.
+    """Use re-estimated running statistics inside the block; afterwards the original ones are restored exactly.
 
-    In one pass over training samples, without augmentation, each layer normalises by its batch; means and variances of
-    batches are averaged, weighted by their numbers of samples. A model without running statistics is not evaluated.
+    In one pass over training samples, without augmentation, each layer normalises as in training; means and variances
+    of batches are averaged, weighted by their numbers of samples. A model without running statistics is not evaluated.
 
     Args:
         model: inputs (B, ...) -> anything.
@@ -42,10 +43,10 @@ def settled_statistics(
         Nothing.
 
     Raises:
-        InputError: a layer has a single value per channel, or computes its statistics over all ranks.
+        InputError: a layer has a single value per channel (and instance), or computes its statistics over all ranks.
         DataError: a sample cannot be read.
     """
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    norms = running(model)
     kept = [{name: b.detach().clone() for name, b in m.named_buffers(recurse=False)} for m in norms]
     try:
         if norms:
@@ -59,7 +60,7 @@ def settled_statistics(
 
 
 @torch.no_grad()
-def _measure(model: nn.Module, norms: list[_BatchNorm], samples: Samples, seed: int, workers: int, bf16: bool) -> None:
+def _measure(model: nn.Module, norms: list[_NormBase], samples: Samples, seed: int, workers: int, bf16: bool) -> None:
     if any(isinstance(m, nn.SyncBatchNorm) for m in norms):
         raise InputError("SyncBatchNorm takes statistics over all ranks: build the model with BatchNorm2d")
     drawn = torch.from_numpy(np.random.default_rng(seed).permutation(len(samples))[: BATCH * BATCHES])

@@ -18,11 +18,12 @@ from landscape.analyses import directions
 from landscape.analyses.directions import Directions
 from landscape.analyses.surface import MOST_POINTS
 from landscape.analyses.surface_fields import Options, Request, compute, settled
+from landscape.autodiff.batch_statistics import running
 from landscape.callables import checked
 from landscape.data.datasets import Samples
 from landscape.errors import InputError, arg
 from landscape.objective import jobs, points
-from landscape.objective.batch_norm import DEFAULT, BatchNorm, running
+from landscape.objective.batch_norm import DEFAULT, BatchNorm
 from landscape.objective.objective import Objective
 from landscape.objective.points import Point
 from landscape.objective.provenance import fingerprint

@@ -12,6 +12,11 @@ from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from landscape.errors import InputError, arg
 
 
+def running(model: nn.Module) -> list[_NormBase]:
+    """Return the layers of batch norm and instance norm that have running statistics, which they use in eval mode."""
+    return [m for m in model.modules() if isinstance(m, _NormBase) and m.track_running_stats]
+
+
 @contextmanager
 def kept_statistics(model: nn.Module | None) -> Generator[None, None, None]:
     """Let batch norm and instance norm normalise as in training inside the block, but keep their running statistics.

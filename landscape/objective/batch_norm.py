@@ -1,4 +1,7 @@
-"""What batch norm does at a point of parameter space: the policies for its statistics, and those that measure them."""
+"""What batch norm does at a point of parameter space: the policies for its statistics, and those that measure them.
+
+The policies also apply to instance norm with running statistics.
+"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -8,8 +11,9 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _NormBase
 
+from landscape.autodiff.batch_statistics import running
 from landscape.autodiff.called import call, first_of
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.trees import Tree
@@ -154,9 +158,9 @@ def estimated_on(name: BatchNorm, objective: Objective, training: Samples | None
 
 
 class Reestimation:
-    """Estimate the running statistics of batch norm on training data, at any point.
+    """Estimate the running statistics of batch norm and instance norm on training data, at any point.
 
-    One pass, in which batch norm normalises by its batch, averages the means and variances of batches, weighted by
+    One pass, in which these layers normalise as in training, averages the means and variances of batches, weighted by
     their numbers of samples. If the network uses a layer several times, each use counts, as in
     `torch.optim.swa_utils.update_bn`.
     """
@@ -221,13 +225,8 @@ class ByBatch:
             yield objective.logits_of(self._model, inputs), targets, piece
 
 
-def running(model: nn.Module) -> list[_BatchNorm]:
-    """Return the layers of batch norm that have running statistics."""
-    return [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-
-
-def _training_norms(objective: Objective) -> tuple[nn.Module, list[_BatchNorm]]:
-    """Return a copy of the network in which batch norm alone is in training mode, and its layers."""
+def _training_norms(objective: Objective) -> tuple[nn.Module, list[_NormBase]]:
+    """Return a copy of the network in which only layers with running statistics are in training mode, and these."""
     model = copied(objective.model)
     norms = running(model)
     if not norms:

@@ -40,6 +40,21 @@ def test_reestimated_statistics_are_those_of_the_samples():
     torch.testing.assert_close(variance, expected, rtol=1e-12, atol=1e-12)
 
 
+def test_instance_norm_is_estimated_and_normalises_as_in_training_where_batch_norm_does():
+    inputs, labels = torch.randn(600, 4, generator=torch.Generator().manual_seed(0)).double(), torch.arange(600) % 3
+    norm = nn.InstanceNorm1d(1, track_running_stats=True)
+    model = nn.Sequential(nn.Linear(4, 5), nn.Unflatten(1, (1, 5)), norm, nn.Flatten(), nn.Linear(5, 3)).double()
+    samples = datasets.from_dataset((inputs, labels))
+    objective = Objective.build(model, samples, dtype=torch.float64, device="cpu")
+    hidden, centre = model[0](inputs).detach(), points.origin(objective)
+    for policy, expected in (
+        ("reestimate", (hidden - hidden.mean()) / (hidden.var(1).mean() + norm.eps).sqrt()),
+        ("batch", (hidden - hidden.mean(1, keepdim=True)) / (hidden.var(1, False, keepdim=True) + norm.eps).sqrt()),
+    ):
+        (loss,), _ = Evaluator(objective, batch_norm=policy)(centre)
+        assert loss == pytest.approx(nn.functional.cross_entropy(model[4](expected), labels).item(), rel=1e-9)
+
+
 @pytest.mark.parametrize("partition", ["class", {"a": [2], "b": [0, 1]}, "all"])
 def test_each_part_may_have_statistics_of_its_own(partition):
     objective = CASES["residual-relu"].objective(partition=partition)

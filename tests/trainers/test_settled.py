@@ -51,6 +51,20 @@ def test_statistics_of_several_batches_are_those_of_all_to_the_scatter_between_b
         torch.testing.assert_close(model[1].running_var, hidden.var(0), rtol=5 / 128, atol=0)
 
 
+@pytest.mark.parametrize("n", [200, 600])
+def test_instance_norm_has_the_mean_of_the_statistics_of_all_samples(n):
+    model, samples = network(), points(n)
+    norm = nn.InstanceNorm1d(1, momentum=MOMENTUM, track_running_stats=True).double()
+    model[1] = nn.Sequential(nn.Unflatten(1, (1, 5)), norm, nn.Flatten())
+    hidden = model[0](samples.inputs).detach()
+    with settled_statistics(model, samples):
+        torch.testing.assert_close(norm.running_mean, hidden.mean()[None], rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(norm.running_var, hidden.var(1).mean()[None], rtol=1e-12, atol=1e-12)
+    assert norm.running_mean.tolist() == [0]
+    assert norm.running_var.tolist() == [1]
+    assert norm.momentum == MOMENTUM
+
+
 def test_they_are_of_so_many_samples_at_most_drawn_by_the_seed():
     n = settled.BATCH * settled.BATCHES
     samples, found = points(n + 1000), []
