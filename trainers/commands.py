@@ -170,7 +170,7 @@ def train(
     recipe = methods.compose(given, method=method, benchmark=preset, config=config, variant=variant)
     rules.refuse_idle(recipe, given)
     folder.refuse_place(out)
-    if not overwrite and not (out / "config.toml").exists():
+    if not (overwrite or dry_run) and not (out / "config.toml").exists():
         folder.refuse(out, recipe, overwrite=False)  # before the data are read, which may take long
     distributed.start()
     before = torch.get_num_threads()

@@ -98,7 +98,13 @@ class Run:
         self._rows: dict[str, list[Any]] = {}
         self._writer: Any = None  # made after the first epoch, when the folder is this run's
         self.resumed = False
-        folder.refuse(out, recipe, data.whole.fingerprint, overwrite=overwrite)
+        folder.refuse_place(out)
+        try:
+            folder.refuse(out, recipe, data.whole.fingerprint, overwrite=overwrite)
+        except StoreError:
+            if not costs.wanted():
+                raise
+            self._overwrite = True  # nothing is written, and the costs are those of a run from its first epoch
         costs.declare(
             lambda: planned.plan(recipe, data, model, place, epoch=self._done(), workers=workers, monitor=monitor)
         )

@@ -113,9 +113,7 @@ def distances(
         "vectors_sha256": points.digest([p for run in runs for p, _ in (*run.points.values(), *run.snapshots)]),
     }
     jobs.declare(
-        lambda: _costs(objective, runs, barrier_points, batch_norm, training, training_samples, curvature),
-        out,
-        overwrite=overwrite,
+        lambda: _costs(objective, runs, barrier_points, batch_norm, training, training_samples, curvature), out
     )
     evaluator = Evaluator(
         objective, batch_norm=batch_norm, training=training, training_samples=training_samples, seed=seed

@@ -105,7 +105,7 @@ def features(
     if cache_bytes < 0:
         raise InputError(f"{arg('cache_bytes')} must not be negative, got {cache_bytes / 2**30:g} GiB")
     _refuse_other_draws(objective)
-    jobs.declare(lambda: _costs(objective, len(checkpoints or [None]), beta, cache_bytes), out, overwrite=overwrite)
+    jobs.declare(lambda: _costs(objective, len(checkpoints or [None]), beta, cache_bytes), out)
 
     def measure(network: nn.Module, report: Report) -> dict[str, Any]:
         # With so few samples that a process would have none, each process uses all of them.

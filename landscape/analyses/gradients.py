@@ -102,7 +102,7 @@ def gradients(
     _refuse(objective, batches, samples_per_batch, seed, cache_bytes, sampling_errors=sampling_errors)
     n_points = len(checkpoints or [None])
     plan = partial(_costs, objective, n_points, batches, samples_per_batch, cache_bytes, sampling_errors)
-    jobs.declare(plan, out, overwrite=overwrite)
+    jobs.declare(plan, out)
     size = min(samples_per_batch, int(objective.counts.sum()))
     options: dict[str, Any] = {"batches": batches} | ({"sampling_errors": True} if sampling_errors else {})
     if batches is not None:

@@ -96,7 +96,7 @@ def sensitivity(
         raise InputError(f"{arg('rho')} must be a number above 0, got {rho:g}")
     options = Options(of=of, n=n, rho=rho, draws=draws, seed=seed)
     costs.noted(lambda: eigenvectors.work(objective, [of], n, eigenvectors.STEPS, memory_bytes=memory_bytes))
-    jobs.declare(lambda: _costs(objective, options), out, overwrite=overwrite)
+    jobs.declare(lambda: _costs(objective, options), out)
     if out is None:
         return _run(objective, options, memory_bytes, None, progress)
     with jobs.open_journal(out, fingerprint(objective, vars(options)), overwrite=overwrite) as journal:

@@ -81,7 +81,7 @@ def series(
     read: dict[str, Any] = {"key": ckpt_key, "trust_pickle": trust_pickle}
     stages = runs.stages(checkpoints, ckpt_key=ckpt_key, trust_pickle=trust_pickle)
     plan = partial(_costs, analysis, objective, with_parts, options, len(stages))
-    jobs.declare(plan, out, overwrite=overwrite or extend)
+    jobs.declare(plan, out)
     found = snapshots.find(objective, [(str(stage.path), stage.epoch) for stage in stages], **read)
     known = {"analysis": _name(analysis), "with_parts": list(with_parts), **{k: _plain(v) for k, v in options.items()}}
     source = {n: v for n, v in objective.source.items() if not n.startswith("checkpoint") and n != "weights_sha256"}

@@ -95,7 +95,7 @@ def sharpness(
     """
     options = Options(rho=rho, adaptive=adaptive, ascent_steps=ascent_steps, sigma=sigma, draws=draws, seed=seed)
     _check(objective, options)
-    jobs.declare(lambda: _costs(objective, options), out, overwrite=overwrite)
+    jobs.declare(lambda: _costs(objective, options), out)
     if out is None:
         return _run(objective, options, None, progress)
     with jobs.open_journal(out, fingerprint(objective, vars(options)), overwrite=overwrite) as journal:

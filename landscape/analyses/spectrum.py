@@ -171,7 +171,7 @@ def spectrum(
     else:
         matrices = OfOperator(operator=subject, options=options, memory_bytes=memory_bytes, fingerprint=fingerprint)
     _refuse_vectors(options, matrices, overlap=overlap)
-    jobs.declare(matrices.plan, out, overwrite=overwrite)
+    jobs.declare(matrices.plan, out)
     return _stored(matrices, partial(_computed, matrices, progress=progress, finished=finished), out, overwrite)
 
 

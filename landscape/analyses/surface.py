@@ -100,7 +100,7 @@ def surface(
         options=options,
         training=training,
     )
-    jobs.declare(request.costs, out, overwrite=overwrite)
+    jobs.declare(request.costs, out)
     if out is None:
         return Surface(**compute(request, None, progress))
     with jobs.open_journal(out, fingerprint(objective, request.begun()), overwrite=overwrite) as journal:

@@ -113,7 +113,7 @@ def trajectory(
         )
 
     request = requested(along)
-    jobs.declare(request.costs, out, overwrite=overwrite)
+    jobs.declare(request.costs, out)
     runs = [r for r, path in enumerate(paths.values()) for _ in path]
     epochs = [epoch for path in paths.values() for _, epoch in path.values()]
     extra = len(named) - len(marks)

@@ -150,9 +150,10 @@ def distances(
     file, folder = (ckpt, Path(ckpt).parent) if tuning is not None or not Path(ckpt).is_dir() else _of_run(ckpt)
     chosen: Any = convergence.groups_of(folder) if partition == "run" else partition
     path = result_path(out, file, "distances")
-    disk.refuse_taken(path, overwrite=overwrite, signature=hdf5.SIGNATURE)  # before the points are computed and written
+    replaced = overwrite or loading["dry_run"]
+    disk.refuse_taken(path, overwrite=replaced, signature=hdf5.SIGNATURE)  # before the points are computed and written
     if points_folder is not None:
-        _refuse_taken(Path(points_folder), path, overwrite=overwrite)
+        _refuse_taken(Path(points_folder), path, overwrite=replaced)
     with begin(
         ckpt=file,
         per_class=per_class,

@@ -247,7 +247,7 @@ def _run(command: str, n_axes: int, given: dict[str, Any]) -> None:
     ckpt, as_json, overwrite = given["ckpt"], given["as_json"], given.pop("overwrite")
     path, save_plane = result_path(given.pop("out"), ckpt, command), given.pop("save_plane")
     if save_plane:
-        disk.refuse_taken(Path(save_plane), overwrite=overwrite, signature=hdf5.SIGNATURE)
+        disk.refuse_taken(Path(save_plane), overwrite=overwrite or given["dry_run"], signature=hdf5.SIGNATURE)
     options = {name: given.pop(name) for name in ("refine", "bf16", "radius")}
     bn, bn_samples = given.pop("bn"), given.pop("bn_samples")
     with begin(default="class", **given) as (objective, console):

@@ -117,7 +117,7 @@ def trajectory(
     last = listed[ckpt][-1][0]
     path = result_path(out, str(last) if not Path(ckpt).is_dir() else f"{ckpt}/run", "trajectory")
     if save_plane:
-        disk.refuse_taken(Path(save_plane), overwrite=overwrite, signature=hdf5.SIGNATURE)
+        disk.refuse_taken(Path(save_plane), overwrite=overwrite or loading["dry_run"], signature=hdf5.SIGNATURE)
     with begin(
         ckpt=str(last),
         per_class=per_class,

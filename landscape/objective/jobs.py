@@ -42,20 +42,19 @@ class Interrupted(KeyboardInterrupt):
     """Ctrl-C during a run; the message says what is stored and how to continue."""
 
 
-def declare(plan: Callable[[], Plan], out: Destination | None, *, overwrite: bool) -> None:
-    """Declare the costs of a run, as `costs.declare`; a file that the run would refuse is refused where it is asked.
+def declare(plan: Callable[[], Plan], out: Destination | None) -> None:
+    """Declare the costs of a run, as `costs.declare`; if they are wanted, a file that no run can write is refused.
 
     Args:
         plan: returns the plan of the run.
         out: as for `open_journal`; None for no file.
-        overwrite: the same.
 
     Raises:
         Declared: only the costs are wanted.
-        StoreError: and the file cannot be written.
+        StoreError: and the file cannot be written, even if an existing result may be replaced.
     """
     if wanted() and isinstance(out, str | Path):
-        Journal.refuse(out, overwrite=overwrite)
+        Journal.refuse(out)
     costs_declared(plan)
 
 

@@ -85,22 +85,19 @@ class Journal:
             return journal
 
     @classmethod
-    def refuse(cls, out: str | Path, *, overwrite: bool) -> None:
-        """Refuse a file as `open` does, without beginning a run.
+    def refuse(cls, out: str | Path) -> None:
+        """Refuse a file as `open` does with `overwrite`, without beginning a run.
 
         Args:
-            out: as for `open`.
-            overwrite: the same.
+            out: as for `open`. A result that exists is not refused, because nothing is written.
 
         Raises:
-            StoreError: OUT exists or cannot be written.
+            StoreError: OUT is of another kind or cannot be written.
         """
         path = Path(out)
         with disk.writing(path):
             _refuse_folder(path)
-            begun = _read_run(_folder(path)) if (_folder(path) / "run.json").exists() else None
-            replaces = overwrite or (begun is not None and begun["replaces"])
-            disk.refuse_taken(path, overwrite=replaces, signature=hdf5.SIGNATURE)
+            disk.refuse_taken(path, overwrite=True, signature=hdf5.SIGNATURE)
             folder = Path(os.path.realpath(path)).parent
             os.stat(folder)
             if not os.access(folder, os.W_OK):

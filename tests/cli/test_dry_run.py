@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch import nn
 
+from landscape.autodiff import costs
 from landscape.cli import dry, main
 from landscape.networks import checkpoints
 from landscape.objective.evaluator import Evaluator
+from landscape.results.hdf5 import SIGNATURE
 
 DATA = ["--model", "mydry:net", "--dataset", "mydry:data"]
 ONE, TWO = ["--ckpt", "net-1.pt", *DATA], ["--ckpt", "net-*.pt", *DATA]
@@ -74,18 +76,37 @@ def test_as_many_points_are_announced_as_are_computed(command, capsys, monkeypat
     assert announced == len(measured) >= 3
 
 
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "evaluate"])
+def test_files_that_the_command_would_replace_do_not_hinder_it(command, here, monkeypatch):
+    shown = []
+    monkeypatch.setattr(dry, "show", lambda console, found: shown.append(found))
+    monkeypatch.setattr(costs, "measured", lambda plans, ranks: plans)
+    (here / "run").mkdir()
+    (here / "points").mkdir()
+    taken = [here / name for name in ("out.h5", "plane.h5", "run/last.pt", "points/last.pt")]
+    for file in taken[:2]:
+        file.write_bytes(SIGNATURE)
+    for file in taken[2:]:
+        file.write_bytes((here / "net-1.pt").read_bytes())
+    before = [file.read_bytes() for file in taken]
+    words = [command, *COMMANDS[command], "-o", "run" if command == "train" else "out.h5"]
+    words += ["--save-plane", "plane.h5"] if command in {"surface1d", "surface2d", "trajectory"} else []
+    assert main([*words, "--dry-run"]) == 0
+    assert len(shown) == 1
+    assert [file.read_bytes() for file in taken] == before
+
+
 @pytest.mark.parametrize("command", [name for name in COMMANDS if name not in {"train", "evaluate"}])
 @pytest.mark.parametrize(
     ("out", "more", "match"),
     [
-        ("net-1.pt", [], "net-1.pt exists"),
-        ("net-1.pt", ["--overwrite"], "is a file of another kind and is kept"),
+        ("net-1.pt", [], "is a file of another kind and is kept"),
         ("gone/out.h5", [], "gone/out.h5 cannot be written: No such file or directory"),
         (".", ["--overwrite"], "is a folder"),
     ],
     ids=str,
 )
-def test_a_file_that_the_command_would_refuse_is_refused_before_anything_is_timed(
+def test_a_file_that_the_command_would_refuse_with_overwrite_is_refused_before_anything_is_timed(
     command, out, more, match, here, capsys, monkeypatch
 ):
     monkeypatch.setattr(dry, "show", None)

@@ -1,9 +1,10 @@
 """The costs of a training that are known before it begins."""
 
 import pytest
-from toys import CPU, recipe, smooth
+from toys import CPU, begin, finish, recipe, smooth
 
 from landscape.analyses import monitor
+from landscape.autodiff import costs
 from trainers import data, planned
 
 
@@ -39,3 +40,16 @@ def test_a_monitor_measures_before_the_first_epoch_and_after_every_twentieth(epo
     assert work.times == times
     assert not work.divided
     assert work.prepare(1)().training_step.tolist() == [0]
+
+
+@pytest.mark.parametrize(("options", "left"), [({}, 2), ({"seed": 1}, 3), ({"seed": 1, "overwrite": True}, 3)])
+def test_the_rest_of_the_run_in_the_folder_is_planned_or_all_of_another(tmp_path, options, left, epochs):
+    def stop(trainer):
+        if trainer.epoch == 1:
+            raise KeyboardInterrupt
+
+    with epochs(before=stop), pytest.raises(KeyboardInterrupt):
+        finish(tmp_path, epochs=3)
+    with costs.asking() as plans:
+        begin(tmp_path, epochs=3, **options)
+    assert [work.times for work in plans[0].works if work.what == "steps"] == [left * 4]
