@@ -4,16 +4,15 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from landscape.errors import InputError
 from landscape.results import Result, Surface, columns
 
-SHARED = ("loss", "loss_values", "params", "split", "weight_decay", "data_sha256", "normalisation")
+SHARED = ("params", "split", "weight_decay", "data_sha256", "normalisation")
 """Entries of provenance that make numbers differ for other reasons than the model."""
-_LONGEST = 40  # letters of a value, such as a digest, that are all shown
+_LONGEST = 40  # letters of a word, such as a digest, that are all shown
 
 
 @dataclass(frozen=True)
@@ -100,12 +99,12 @@ def notes(how: Comparison, names: Sequence[str], results: Sequence[Any], rows: S
 
 def differences(how: Comparison, names: Sequence[str], results: Sequence[Any], parts: Sequence[str]) -> list[str]:
     """Return a line for each difference between the files, other than the model, that can change the numbers."""
-    looks = dict(how.looks)
-    for key in SHARED:
-        looks[key.replace("_", " ")] = partial(_entry, key)
     lines = []
-    for what, look in looks.items():
+    for what, look in how.looks.items():
         lines += _difference(what, names, [look(r) for r in results])
+    lines += _difference("loss", names, _losses(results))
+    for key in SHARED:
+        lines += _difference(key.replace("_", " "), names, [_entry(key, r) for r in results])
     lines += _classifiers(names, results)
     for field, what in how.counts.items():
         found = []
@@ -217,10 +216,21 @@ def _difference(what: str, names: Sequence[str], values: Sequence[Any]) -> list[
     for name, value in zip(names, values, strict=True):
         groups.setdefault(value, []).append(name)
     texts = [str(value) for value in groups]
-    short = [text if len(text) <= _LONGEST else f"{text[:12]}..." for text in texts]
+    short = [text if len(text) <= _LONGEST or " " in text else f"{text[:12]}..." for text in texts]
     shown = short if len(set(short)) == len(short) else texts
     each = (f"{text} in {', '.join(who)}" for text, who in zip(shown, groups.values(), strict=True))
     return [f"note: the files differ in {what}: {'; '.join(each)}"]
+
+
+def _losses(results: Sequence[Any]) -> list[str]:
+    """Name the loss of each file; losses of one name that differ, such as closures, with their values."""
+    named = [(_entry("loss", r), _means(r.provenance.get("loss_values"))) for r in results]
+    differ = {name: len({means for other, means in named if other == name}) > 1 for name, _ in named}
+    return [f"{name} (at drawn outputs {means})" if differ[name] else name for name, means in named]
+
+
+def _means(values: Any) -> str:
+    return (" and ".join(map(_words, values)) if isinstance(values, list) else "") or "unknown"
 
 
 def _classifiers(names: Sequence[str], results: Sequence[Any]) -> list[str]:

@@ -107,6 +107,25 @@ def test_compare_notes_what_else_differs(run, save):
     assert "note" not in run("compare", a, save("c.h5", base))[1]
 
 
+def test_compare_tells_losses_of_one_name_by_their_values(run, save):
+    abouts = [("focal", ["1.014", "5.37"]), ("focal", ["0.5", "2"]), ("focal", []), ("focal", None), ("ce", None)]
+    files = [
+        save(f"{k}.h5", provenance={"loss": name} | ({} if values is None else {"loss_values": values}))
+        for k, (name, values) in enumerate(abouts)
+    ]
+
+    def notes(*chosen):
+        return json.loads(run("compare", *(files[k] for k in chosen), "--json")[1])["notes"]
+
+    of = "focal (at drawn outputs {})".format
+    assert notes(0, 1, 2, 3, 4) == [
+        f"note: the files differ in loss: {of('1.014 and 5.37')} in 0; {of('0.5 and 2')} in 1; "
+        f"{of('unknown')} in 2, 3; ce in 4"
+    ]
+    assert notes(0, 4) == ["note: the files differ in loss: focal in 0; ce in 4"]
+    assert notes(0, 0) == []
+
+
 def test_compare_notes_long_values_that_differ_at_their_end_only(run, save):
     statistics = [[[0.4914, 0.4822, 0.4465], [0.2023, 0.1994, last]] for last in (0.201, 0.202)]
     about = [
