@@ -229,8 +229,9 @@ def _report(error: BaseException) -> int:
         return 2
     if isinstance(error, click.ClickException):
         context = getattr(error, "ctx", None)
-        advice = f" See {context.command_path} -h." if context else ""
-        console.error(error.format_message() + advice)
+        message = error.format_message()
+        stop = "" if message.endswith((".", "?")) else "."
+        console.error(f"{message}{stop} See {context.command_path} -h." if context else message)
         return 2
     if isinstance(error, OSError) and error.errno:
         _give_up_lost_output()

@@ -122,6 +122,7 @@ def test_verbose_shows_the_log_and_without_it_only_warnings(run, added):
         (["plot"], "Missing argument 'FILES...'. See landscape plot -h."),
         (["plot", "--kind", "pie", "x.h5"], "'pie' is not one of"),
         (["plot", "--kind", "contuor", "x.h5"], "did you mean contour?"),
+        (["plot", "--limits", "5", "x.h5"], "as in --limits=-100:100. See landscape plot -h."),
         (["info", "--colour", "x.h5"], "No such option"),
     ],
 )
