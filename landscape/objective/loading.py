@@ -250,7 +250,13 @@ def _model(
     network = copied(network)
     if dtype == torch.float64:  # before the weights come, of which the file may hold as many digits
         network = converted(network, torch.device("cpu"), dtype)
-    report = weights.load_weights(network, found.state, key=found.key)
+    stated = meta.get("model")
+    try:
+        report = weights.load_weights(network, found.state, key=found.key)
+    except InputError as error:
+        if not isinstance(model, str) or not isinstance(stated, str) or model == stated:
+            raise
+        raise InputError(f"{found.path} states the model {stated!a:.60}, not {model!r}: {error}") from error
     return network, {
         "model": label,
         "classifier": classifiers.described(network, n_classes),

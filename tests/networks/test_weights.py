@@ -12,7 +12,7 @@ from torch import nn
 import landscape as ls
 from landscape.analyses import convergence
 from landscape.errors import InputError, NumericalError
-from landscape.networks import classifiers, models, weights
+from landscape.networks import checkpoints, classifiers, models, weights
 from landscape.networks.models import NormedLinear
 from landscape.objective import points
 
@@ -224,6 +224,13 @@ def test_a_convolved_shortcut_is_the_projection_of_the_paper():
     convolution, norm = block.downsample
     projected = norm(torch.einsum("bchw,oc->bohw", x[:, :, ::2, ::2], convolution.weight[..., 0, 0]))
     torch.testing.assert_close(block(x), (inner + projected).relu())
+
+
+def test_a_checkpoint_that_does_not_fit_another_model_names_its_own(tmp_path):
+    ckpt = tmp_path / "c.pt"
+    checkpoints.write(ckpt, models.build("small-resnet", 3).state_dict(), {"model": "small-resnet"})
+    with refused(InputError, ckpt, "small-resnet", "resnet20", "60 missing"):
+        ls.load_objective(ckpt, model="resnet20", dataset=(torch.randn(6, 3, 8, 8), torch.arange(6) % 3))
 
 
 def test_shortcuts_without_weights_do_not_fit_a_model_with(model):
