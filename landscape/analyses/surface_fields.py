@@ -13,6 +13,7 @@ import numpy as np
 from landscape.analyses import directions, refinement
 from landscape.analyses.directions import Directions
 from landscape.autodiff import costs, distributed, trees
+from landscape.autodiff.batch_statistics import running
 from landscape.data.datasets import Samples
 from landscape.errors import InputError, StoreError, arg
 from landscape.objective import jobs, pilot, points
@@ -23,6 +24,7 @@ from landscape.objective.points import Point
 from landscape.objective.provenance import provenance
 from landscape.results import Plane, Points, grid, store
 from landscape.results.journal import Journal
+from landscape.results.verdict import NO_STATISTICS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +63,11 @@ class Request:
         """Numbers of rows and columns of the grid."""
         x, y = self.axes
         return len(y), len(x)
+
+    @property
+    def statistics(self) -> str:
+        """The policy for running statistics, as the result states it."""
+        return self.options.batch_norm if running(self.objective.model) else NO_STATISTICS
 
     @property
     def marks_differ(self) -> bool:
@@ -176,7 +183,7 @@ def compute(request: Request, journal: Journal | None, progress: jobs.Progress |
         "explained": np.array(along.explained or [np.nan] * len(along.axes)),
         "cosine": along.cosine,
         **_fields_of_marks(request, marks),
-        "batch_norm": request.options.batch_norm,
+        "batch_norm": request.statistics,
         "provenance": {**about, "n_classes": guessing, "fast_pass": evaluator.traced},
         **summary,
     }
@@ -308,7 +315,7 @@ def _summary(
         variance_invalid=invalid,
         loss_stderr=heights.loss_stderr,
         radius=options.radius,
-        batch_norm=options.batch_norm,
+        batch_norm=request.statistics,
         marks=tuple(request.marks),
         mark_loss=marks.own.loss[1:],
         mark_policy_loss=marks.policy_loss,

@@ -153,7 +153,7 @@ class Surface(Predicted):
 
     radius: float = scalar(doc="Euclidean radius of worst_rise")
     cosine: float = scalar(doc="cosine of the angle between the two directions; nan for a line")
-    batch_norm: str = scalar(doc="running statistics at each point, as --bn names it")
+    batch_norm: str = scalar(doc="running statistics at each point, as --bn names it; none if the network has none")
     verdict: str = scalar(doc="warnings about what the figure may hide or distort")
 
     @property

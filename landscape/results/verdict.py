@@ -9,6 +9,8 @@ import numpy as np
 
 from landscape.results.mesh import SAME, Grid, step_of
 
+NO_STATISTICS = "none"
+"""Stands for the policy for running statistics where a network has none."""
 _LOWER = 0.01  # of the centre's loss: a checkpoint is never exactly at the minimum of every part
 _ROUNDING = 1e-5  # of the loss: rounding of sums of float32 values
 _STEPS_ACROSS = 5  # grid steps that show a region's shape
@@ -42,7 +44,8 @@ def verdict(
         computed: (ny, nx), true where the network was evaluated; None for all points.
         centre_loss: (P,).
         found: `lowest_loss` (P,), `lowest_position` (P, A) and `doubling_radius` (P,).
-        batch_norm: name of the policy for running statistics; "unknown" for a file of another program.
+        batch_norm: name of the policy for running statistics; "unknown" for a file of another program, "none" for a
+            network without such statistics, which is not mentioned.
         marks: names of the M marks.
         mark_loss: (M, P) at the marks themselves.
         mark_policy_loss: (M, P), the same with running statistics as on the grid; None if these are the marks' own.
@@ -63,7 +66,8 @@ def verdict(
         *_about_marks(parts, marks, mark_loss, mark_policy_loss),
     ]
     augmentation = {True: "augmented data", False: "augmentation off", None: "augmentation unknown"}[augmented]
-    return "; ".join([*(clauses or ["no problem found"]), f"batch norm: {batch_norm}", augmentation])
+    statistics = [] if batch_norm == NO_STATISTICS else [f"batch norm: {batch_norm}"]
+    return "; ".join([*(clauses or ["no problem found"]), *statistics, augmentation])
 
 
 def _about_values(computed: np.ndarray, values: np.ndarray, variance_invalid: np.ndarray | None) -> list[str]:

@@ -146,6 +146,14 @@ def test_statistics_of_batch_norm_follow_the_policy():
     assert "batch norm: reestimate" in found.verdict
 
 
+def test_no_policy_is_named_for_a_network_without_running_statistics():
+    objective = CASES["mlp-tanh"].objective()
+    found = ls.surface(objective, directions.random(objective, 1, seed=0), [-1.0, 0.0, 1.0])
+    assert found.batch_norm == "none"
+    assert "batch norm" not in found.verdict
+    assert "batch norm" not in regroup(found, "all").verdict
+
+
 @pytest.mark.parametrize("bn", POLICIES)
 def test_a_policy_does_what_its_entry_says_whatever_its_name(monkeypatch, bn):
     """No code goes by names: line, holes, barriers and losses are those of the policy that does the same."""

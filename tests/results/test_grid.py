@@ -341,6 +341,7 @@ def test_a_good_picture_has_no_fault_and_still_says_how_it_was_made():
     assert said(of, paraboloid(of), augmented=None, batch_norm="unknown").endswith(
         "batch norm: unknown; augmentation unknown"
     )
+    assert said(of, paraboloid(of), batch_norm="none") == "no problem found; augmentation off"
 
 
 def test_a_lower_point_is_named_with_its_place_and_its_depth():
