@@ -4,12 +4,13 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import click
 import numpy as np
+import rich.cells
 import rich.console
 import rich.progress
 import rich.table
@@ -20,6 +21,7 @@ Progress: TypeAlias = Callable[[float, int, str], None]
 """Called with what is done, with the number of all units, and with the unit in work."""
 
 _WIDE = 10_000  # columns of a file or pipe, where a table must not be folded
+_MOST_OF_TEXT = 24  # columns to which a name or another text may be narrowed, even within a word
 _DAY = 86_400.0
 LOG_EVERY = 60.0
 """Seconds between two lines of progress in a log."""
@@ -63,19 +65,27 @@ class Console:
             rows: rows with one cell for each column.
             title: a line above the table.
             align: a letter for each column, "l" or "r"; None for a column of names and then numbers.
+
+        On a terminal that is too narrow the columns follow in blocks, each of which begins with the first column: a
+        number is never divided between lines, as headings and texts are.
         """
         if not self._text:
             return
-        # Text objects, since a name such as "[red]" is no markup.
-        table = rich.table.Table(title=title and rich.text.Text(title), box=rich.box.SIMPLE_HEAD, title_justify="left")
-        for head, side in zip(columns, align or "l" + "r" * (len(columns) - 1), strict=True):
-            table.add_column(rich.text.Text(head), justify="left" if side == "l" else "right", overflow="fold")
-        for row in rows:
-            table.add_row(*map(rich.text.Text, row))
         out = rich.console.Console(highlight=False)
         if not out.is_terminal:
             out = rich.console.Console(highlight=False, width=_WIDE)
-        out.print(table)
+        sides = align or "l" + "r" * (len(columns) - 1)
+        cells = [list(column) for column in zip(columns, *rows, strict=True)]
+        for first, widths in enumerate(_blocks(cells, sides, out.width)):
+            # Text objects, since a name such as "[red]" is no markup.
+            text = rich.text.Text(title) if title and not first else None
+            table = rich.table.Table(title=text, box=rich.box.SIMPLE_HEAD, title_justify="left")
+            for column, width in widths.items():
+                side: Literal["left", "right"] = "left" if sides[column] == "l" else "right"
+                table.add_column(rich.text.Text(columns[column]), justify=side, overflow="fold", width=width)
+            for row in rows:
+                table.add_row(*(rich.text.Text(row[column]) for column in widths))
+            out.print(table)
 
     def json(self, value: Any) -> None:
         """Print a JSON document, whether quiet or not."""
@@ -110,6 +120,48 @@ class Console:
         with rich.progress.Progress(*columns, console=err, transient=True, speed_estimate_period=_DAY) as bar:
             task = bar.add_task("", total=None)
             yield lambda done, total, text: bar.update(task, completed=done, total=total, description=text)
+
+
+def _blocks(cells: Sequence[Sequence[str]], sides: str, room: int) -> list[dict[int, int]]:
+    """Divide the columns of a table such that each block, of the first column and of others, fits into the room.
+
+    Args:
+        cells: of each column, its heading and then its cells.
+        sides: as for `Console.table`.
+        room: in characters.
+
+    Returns:
+        Positions of each block's columns, with their widths: those of the longest cells if there is room, otherwise
+        at least that of the longest word, and of each number.
+    """
+    least = [_least(own, side) for own, side in zip(cells, sides, strict=True)]
+    groups: list[dict[int, int]] = []
+    for column, own in enumerate(cells):
+        if column > 1 and own[0].startswith("±"):  # the error of the number before it
+            groups[-1][column] = least[column]
+        else:
+            groups.append({column: least[column]})
+    blocks = [groups[0]]
+    for group in groups[1:]:
+        if len(blocks[-1]) > 1 and _width([*blocks[-1].values(), *group.values()]) > room:
+            blocks.append(groups[0])
+        blocks[-1] = blocks[-1] | group
+    for block in blocks:
+        for column in block:
+            longest = max(map(rich.cells.cell_len, cells[column]))
+            block[column] += max(0, min(longest - block[column], room - _width(block.values())))
+    return blocks
+
+
+def _least(cells: Sequence[str], side: str) -> int:
+    """Return the width that a column needs at least: that of its words, and of its cells if these are numbers."""
+    words = max((rich.cells.cell_len(word) for cell in cells for word in cell.split()), default=1)
+    return min(_MOST_OF_TEXT, words) if side == "l" else max([words, *map(rich.cells.cell_len, cells[1:])])
+
+
+def _width(columns: Iterable[int]) -> int:
+    """Return the width of a table: two blanks beside each column, one between two, and one at each edge."""
+    return 1 + sum(width + 3 for width in columns)
 
 
 def _lines(say: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> Progress:

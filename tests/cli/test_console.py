@@ -1,6 +1,7 @@
 """The console: text, JSON and progress, and where each goes."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -27,6 +28,44 @@ def test_text_is_printed_unless_quiet_or_json(capsys, options, spoken):
     assert ("result" in out) == ("[red]" in out) == ("remark" in err) == spoken
     console.json([1])
     assert json.loads(capsys.readouterr().out) == [1]
+
+
+HEADS = ["part", "lambda_max ± residual", "± samples", "trace ± estimate", "± samples", "H - G"]
+ROWS = [
+    ["head", "0.4206 ± 5e-06", "0.05992", "0.900 ± 0.011", "0.1416", "-0.001766 to 0.02911"],
+    ["[red]tail", "3.595 ± 5e-05", "1.333", "8.967", "2.932", "-0.3401 to 0.2010"],
+]
+
+
+def printed(monkeypatch, capsys, columns, *table, **options):
+    """The lines of a table on a terminal, without its colours."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", str(columns))
+    Console().table(*table, **options)
+    return re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
+
+
+@pytest.mark.parametrize(("columns", "blocks"), [(60, 3), (66, 2), (80, 2), (88, 2), (89, 1), (100, 1), (200, 1)])
+def test_a_terminal_never_divides_a_number_nor_parts_it_from_its_error(monkeypatch, capsys, columns, blocks):
+    lines = printed(monkeypatch, capsys, columns, HEADS, ROWS, title="hessian")
+    assert max(map(len, lines)) <= columns
+    assert lines[0].split() == ["hessian"]
+    assert sum("hessian" in line for line in lines) == 1
+    for row in ROWS:
+        own = [line for line in lines if line.strip().startswith(row[0])]
+        assert [cell for line in own for cell in re.split(r"  +", line.strip())[1:]] == row[1:]
+        assert any(row[1] in line and row[2] in line for line in own)
+        assert any(row[3] in line and row[4] in line for line in own)
+    assert len([line for line in lines if "─" in line]) == blocks
+
+
+def test_long_names_and_texts_are_divided_instead(monkeypatch, capsys):
+    rows = [["q" * 70, "1.5", "a text of many words that are divided between lines"], ["y", "2.5", "short"]]
+    lines = printed(monkeypatch, capsys, 60, ["name", "number", "what it is"], rows, align="lrl")
+    assert max(map(len, lines)) <= 60
+    assert sum(line.count("q") for line in lines) == 70
+    assert [word for word in rows[0][2].split() if any(word in line for line in lines)] == rows[0][2].split()
+    assert printed(monkeypatch, capsys, 60, ["name", "number"], [])[1].split() == ["name", "number"]
 
 
 @pytest.mark.parametrize(
