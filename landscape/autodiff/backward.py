@@ -48,7 +48,7 @@ def _pull(
     pairs = [(o, c) for o, c in zip(values, given, strict=True) if o.requires_grad]
     if not pairs:
         return tuple(torch.zeros_like(t) for t in inputs)
-    return torch.autograd.grad(
+    found: Tensors = torch.autograd.grad(
         [o for o, _ in pairs],
         inputs,
         grad_outputs=[c for _, c in pairs],
@@ -56,6 +56,7 @@ def _pull(
         create_graph=create_graph,
         materialize_grads=True,
     )
+    return found if create_graph else tuple(t.detach() for t in found)  # some versions make zeros that require one
 
 
 def push(outputs: Callable[[slice], Tensor], theta: Tensors, vs: list[Tensors]) -> tuple[Tensor, list[Tensor]]:

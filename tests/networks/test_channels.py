@@ -103,6 +103,17 @@ def beside(net, x):
     return net.head(torch.cat([F.relu(net.conv(x)), net.other(x)], dim=3))
 
 
+def upsampled(net, x):
+    twice = torch.arange(8) // 2
+    y = torch.ops.aten._unsafe_index(net.conv(x), [None, None, twice[:, None], twice])  # as some versions write it
+    return net.head(y)
+
+
+def crossed(net, x):
+    y = net.conv(x)
+    return net.fc(torch.ops.aten._unsafe_index(y, [torch.arange(len(x)), None, torch.tensor(1), None]).flatten(1))
+
+
 def outer(net, x):
     x = x.mean((2, 3))
     return net.fc((net.one(x)[:, :, None] * net.two(x)[:, None, :]).flatten(1))
@@ -162,6 +173,8 @@ NETWORKS = {
         ),
         (2, 1, 3, 3, 3), [4], (),
     ),
+    "upsampled": (lambda: Net(upsampled, conv=conv(2, 3), head=head(3)), IMAGES, [3], ()),
+    "crossed": (lambda: Net(crossed, conv=conv(2, 4), fc=nn.Linear(16, 3)), IMAGES, [], ("_unsafe_index",)),
     "depthwise": (lambda: between(conv(4, 4, groups=4)), IMAGES, [3, 4], ()),
     "depthwise twofold": (lambda: between(conv(4, 8, groups=4), n_out=8), IMAGES, [3, 4], ()),
     "grouped": (lambda: between(conv(4, 6, groups=2), n_out=6), IMAGES, [3], ("convolution in groups",)),

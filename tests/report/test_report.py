@@ -17,6 +17,7 @@ from made import history
 from matplotlib.figure import Figure
 from PIL import Image
 from results_of_all_kinds import all_kinds, distances, of_checkpoint, sharpness, spectrum, trajectory
+from scipy.integrate import trapezoid
 from surfaces import three_classes, three_lines
 from synthetic import bulk, spectrum_of
 
@@ -337,7 +338,7 @@ def test_the_page_broadens_as_the_package_does(sources, axis, width):
         peak = expected.mean.max()
         np.testing.assert_allclose(mean, expected.mean, rtol=1e-5, atol=1e-12 * peak)
         np.testing.assert_allclose(spread, expected.spread, rtol=1e-5, atol=1e-7 * peak)
-        assert np.trapezoid(mean, positions) == pytest.approx(1, abs=1e-6)
+        assert trapezoid(mean, positions) == pytest.approx(1, abs=1e-6)
 
 
 def test_one_probe_has_no_spread(sources):

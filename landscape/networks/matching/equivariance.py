@@ -11,7 +11,7 @@ convolution) is held: these permutations are not used. What is not known at all 
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -167,12 +167,17 @@ def _spatial(classes: Classes, call: Call, shape: Any) -> Axes:
     """Pooling, padding and interpolation of the last axes, as many as the name says."""
     n = int(re.findall(r"(\d)d", classes.operation)[0])
     x, sizes = call["self"], (shape[0] if isinstance(shape, list) else shape)[-n:]
-    mixed = [
+    return (*x[:-n], *_mixed(classes, x[-n:], sizes))
+
+
+def _mixed(classes: Classes, axes: Axes, sizes: Sequence[int]) -> Axes:
+    """Return the axes of a result whose positions are made of several positions of these axes, which are held."""
+    found = tuple(
         still(size) if classes.fixed(ids).all() else classes.unclear(size)
-        for ids, size in zip(x[-n:], sizes, strict=True)
-    ]
-    classes.hold(*x[-n:])
-    return (*x[:-n], *mixed)
+        for ids, size in zip(axes, sizes, strict=True)
+    )
+    classes.hold(*axes)
+    return found
 
 
 def _same(classes: Classes, call: Call, shape: Any) -> Axes:
@@ -292,6 +297,16 @@ def _restride(classes: Classes, call: Call, shape: Any) -> Axes:
     return tuple(classes.unclear(n) for n in shape)
 
 
+def _resampled(classes: Classes, call: Call, shape: Any) -> Axes:
+    """Upsampling as some versions of PyTorch write it: x[None, None, rows, columns]."""
+    x, indices = call["self"], call["indices"]
+    n_kept = next((n for n, axes in enumerate(indices) if axes is not None), len(x))
+    if len(indices) != len(x) or None in indices[n_kept:]:  # the result may have its axes in another order
+        classes.hold(*x)
+        return tuple(classes.unclear(n) for n in shape)
+    return (*x[:n_kept], *_mixed(classes, x[n_kept:], shape[n_kept:]))
+
+
 def _embedding(classes: Classes, call: Call, shape: Any) -> Axes:
     rows, columns = call["weight"]
     classes.fix(rows)
@@ -341,6 +356,7 @@ _RULES: dict[str, Rule] = {
     **dict.fromkeys(["split", "split_with_sizes", "unsafe_split"], _pieces),
     **dict.fromkeys(["select", "unbind"], _select),
     **dict.fromkeys(["expand", "repeat"], _expand),
+    "_unsafe_index": _resampled,
     "slice": _slice,
     "glu": _glu,
     "cat": _cat,

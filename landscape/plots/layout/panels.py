@@ -12,7 +12,7 @@ from typing import Any
 from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from landscape.plots.layout import grids, paper, theme
 from landscape.plots.layout.fitting import folded
@@ -299,7 +299,7 @@ def colour_bar(fig: Any, mappable: Any, panels: Sequence[Axes], scale: Scale, *,
     bar = fig.colorbar(mappable, **how, extend=scale.extend, extendfrac=0.03, ticks=levels, format=numbers)
     bar.set_label(words, size=8, labelpad=2)
     bar.ax.tick_params(labelsize=7, width=0.6, length=2.5)
-    bar.long_axis.set_minor_locator(NullLocator())
+    bar.minorticks_off()
     bar.ax.grid(visible=False)
     bar.outline.set_linewidth(0.5)
 
