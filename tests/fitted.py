@@ -23,8 +23,8 @@ def network(*, scale=8.0, sizes=(60, 5), **options):
     )
 
 
-def six_classes(activation, *, epochs=200, **options):
-    """Six classes of 120 to 1 samples, trained for so many epochs; the parts are the first four."""
+def six_classes(activation, *, epochs=200, classes=(0, 1, 2, 3), **options):
+    """Six classes of 120 to 1 samples, trained for so many epochs; the parts are the first four, or those given."""
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape):
@@ -41,5 +41,5 @@ def six_classes(activation, *, epochs=200, **options):
         nn.functional.cross_entropy(model(inputs), labels).backward()
         optimizer.step()
     return ls.make_objective(
-        model, (inputs, labels), parts="class", classes=[0, 1, 2, 3], dtype="float64", device="cpu", **options
+        model, (inputs, labels), parts="class", classes=list(classes), dtype="float64", device="cpu", **options
     )
