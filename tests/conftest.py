@@ -1,6 +1,7 @@
 """What several rooms' tests share."""
 
 import errno
+import gc
 import os
 import subprocess
 import sys
@@ -31,6 +32,15 @@ if has_room("/dev/shm"):
 def pytest_collection_modifyitems(items):
     """Begin with what takes long, so that no worker is left alone with it at the end."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+def pytest_collection_finish():
+    """Let no collection of garbage look through what stays to the end: modules, and the tests themselves."""
+    gc.freeze()
+
+
+def pytest_sessionfinish():
+    gc.unfreeze()  # libraries that are loaded at the end may ask who refers to an object
 
 
 @pytest.fixture
