@@ -87,34 +87,44 @@ plots.KIND_FIGURES["spectrum"]["toyfigure"] = toy
 """
 
 
-@pytest.mark.parametrize(
-    ("program", "name", "command", "wrong"),
-    [
-        (TOY_LOSS, "toyloss", "hessian", "losses.build('toylos', [1])"),
-        (TOY_DATA, "toydata", "sharpness", "datasets.load('toydat')"),
-        (TOY_NETWORK, "toynetwork", "surface2d", "models.build('toynetwor', 2)"),
-        (TOY_MATRIX, "toymatrix", "hessian", "kinds.find('toymatri')"),
-        (TOY_POLICY, "toypolicy", "surface1d", "batch_norm.check('toypolic')"),
-        (TOY_FIGURE, "toyfigure", "plot", None),
-    ],
-)
-def test_a_name_is_typed_once_in_its_registry(program, name, command, wrong):
-    """In a process of its own: the help is made when the command is loaded."""
+TOYS = {
+    "toyloss": (TOY_LOSS, "hessian", "losses.build('toylos', [1])"),
+    "toydata": (TOY_DATA, "sharpness", "datasets.load('toydat')"),
+    "toynetwork": (TOY_NETWORK, "surface2d", "models.build('toynetwor', 2)"),
+    "toymatrix": (TOY_MATRIX, "hessian", "kinds.find('toymatri')"),
+    "toypolicy": (TOY_POLICY, "surface1d", "batch_norm.check('toypolic')"),
+    "toyfigure": (TOY_FIGURE, "plot", None),
+}
+"""Names, each with the program that adds it, a command that takes it, and a call with a misspelt one."""
+CUT = "-- cut --"
+
+
+@pytest.fixture(scope="module")
+def said():
+    """What a process says in which all toys are added: the page of names, and the errors and the help of each toy.
+
+    In a process of its own: the help is made when the command is loaded.
+    """
     import fresh  # which a script that writes golden files does not find
 
-    ask = f"try:\n    {wrong}\nexcept InputError as error:\n    print(error)\n" if wrong else ""
-    code = (
-        f"from landscape.errors import InputError\n{program}\n{ask}\n"
-        "import runpy, sys\nfrom landscape.cli import main\n"
-        f"print(*runpy.run_path({str(DOCS / 'generated.py')!r})['names']())\n"
-        f"sys.exit(main(['{command}', '-h']))"
-    )
-    out = fresh.run(code)
-    before, _, help = out.rpartition("Usage:")
-    error, _, page = before.partition("# Names that can be chosen")
+    lines = ["from landscape.errors import InputError", *(program for program, *_ in TOYS.values())]
+    lines += ["import runpy", "from landscape.cli import main"]
+    lines += [f"print(*runpy.run_path({str(DOCS / 'generated.py')!r})['names']())"]
+    for _, command, wrong in TOYS.values():
+        lines += [f"print({CUT!r})"]
+        lines += [f"try:\n    {wrong}\nexcept InputError as error:\n    print(error)"] * (wrong is not None)
+        lines += [f"print({CUT!r}, flush=True)", f"assert main(['{command}', '-h']) == 0"]
+    page, *others = fresh.run("\n".join(lines)).split(CUT)
+    return page, dict(zip(TOYS, zip(others[::2], others[1::2], strict=True), strict=True))
+
+
+@pytest.mark.parametrize("name", TOYS)
+def test_a_name_is_typed_once_in_its_registry(said, name):
+    page, of_toys = said
+    error, help = of_toys[name]
     assert name in help
     assert f"`{name}`" in page
-    assert not wrong or f"did you mean {name}?" in error
+    assert TOYS[name][2] is None or f"did you mean {name}?" in error
 
 
 if __name__ == "__main__":
