@@ -153,17 +153,17 @@ def padded(items):
     return {"tokens": tokens, "mask": mask}, torch.tensor([label for _, label in items])
 
 
-X, TWO, TOKENS = draw(N, 4), draw(N, 2, seed=1), whole(6, N, 5)
-LONG = [(whole(6, 2 + i % 4, seed=i), i % 4) for i in range(N)]
+X, TWO, TOKENS = draw(N, 4), draw(N, 2, seed=1), whole(6, N, 3)
+LONG = [(whole(6, 2 + i % 3, seed=i), i % 4) for i in range(N)]
 
 
 def cases():
     """Make all cases."""
     y3, one, yes = draw(N, 3, seed=2), draw(N, seed=3), whole(2, N, 3, seed=4)
     images, areas = draw(N, 2, 4, 3, seed=5), ignoring(whole(3, N, 4, 3, seed=6))
-    tags, shares = ignoring(whole(5, N, 5, seed=7)), draw(N, 3, seed=8).softmax(1)
+    tags, shares = ignoring(whole(5, N, 3, seed=7)), draw(N, 3, seed=8).softmax(1)
     conv = seeded(lambda: nn.Sequential(nn.Conv2d(2, 2, 3, padding=1), nn.Tanh(), nn.Conv2d(2, 3, 1)))
-    recurrent_tags = ignoring(whole(4, N, 5, seed=9))
+    recurrent_tags = ignoring(whole(4, N, 3, seed=9))
     bce = F.binary_cross_entropy_with_logits
     three = tuple(draw(N, 4, seed=s) for s in (10, 11, 12))
     labels = torch.tensor([label for _, label in LONG])
