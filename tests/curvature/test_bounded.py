@@ -338,7 +338,7 @@ SHAPES = (
 @pytest.mark.parametrize("name", SHAPES)
 def test_what_is_taken_out_leaves_no_eigenvalue_zero(name, dtype):
     """Every node lies within its bound of an eigenvalue, also where 0 is none and far from all."""
-    for seed in range(4):
+    for seed in range(2):
         A, exact = definite(name, dtype, seed=seed)
         for steps, fit, vectors in ((20, 30, 0), (80, 20, 0), (120, 47, 4)):
             plan = probing.Plan(steps=steps, probes=2, seed=seed, vectors=vectors, room=Room(fit))
