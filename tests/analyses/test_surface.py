@@ -286,7 +286,7 @@ def test_a_nan_is_kept_where_it_is():
 
 @pytest.mark.parametrize("shape", [(33, 33), (30, 17), (33, 1), (1, 1), (2, 3)])
 def test_refinement_computes_fewer_points_and_the_rest_by_interpolation(shape):
-    objective = CASES["mlp-tanh"].objective()
+    objective = CASES["mlp-tanh"].objective(batch_size=15)
     nx, ny = shape
     x = np.linspace(-1, 1, nx) if nx > 1 else np.zeros(1)
     y = np.linspace(-1, 1, ny) if ny > 1 else np.zeros(1)
