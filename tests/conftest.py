@@ -5,6 +5,7 @@ import gc
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,6 +42,16 @@ def pytest_collection_finish():
 
 def pytest_sessionfinish():
     gc.unfreeze()  # libraries that are loaded at the end may ask who refers to an object
+
+
+@pytest.fixture(scope="session", autouse=True)
+def temporary(tmp_path_factory):
+    """Let the toolkit's own temporary folders, and those of processes that tests start, lie beside those of tests."""
+    folder = str(tmp_path_factory.mktemp("t", numbered=False))  # short: sockets have names of a hundred letters
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", folder)
+        patch.setattr(tempfile, "tempdir", folder)
+        yield
 
 
 @pytest.fixture
