@@ -26,6 +26,7 @@ docs: .venv/installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 test: lint docs
+	$(BIN)/python -m compileall -qq -j 0 landscape trainers  # once, as not all environments let each process keep what it compiles
 	$(BIN)/pytest -n 2 --dist worksteal
 
 figures: .venv/installed
