@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from landscape.analyses.at_checkpoints import Report, at_checkpoints
 from landscape.autodiff import costs, distributed, trees
-from landscape.autodiff.wide import wide
+from landscape.autodiff.wide import wide, zeros
 from landscape.callables import checked
 from landscape.errors import InputError, arg
 from landscape.networks import class_means, classifiers
@@ -261,21 +261,21 @@ def _numbers(
     """
     n_classes = len(rows)
     sums = class_means.Sums(n_classes)
-    weight, loss, right, apart = (np.zeros(n_classes) for _ in range(4))
+    totals = zeros((4, n_classes), rows.device)  # read once: the host waits for each read
     for batch in first():
         sums.add(batch.features, batch.labels, batch.weights)
-        _count(weight, batch, torch.ones_like(batch.weights))
-        _count(loss, batch, batch.loss)
-        _count(right, batch, batch.predicted == batch.labels)
+        _count(totals[0], batch, torch.ones_like(batch.weights))
+        _count(totals[1], batch, batch.loss)
+        _count(totals[2], batch, batch.predicted == batch.labels)
     sums.add_up(team)
     means = sums.means()
     directions, sizes = means.between()
     scatter = class_means.Scatter(means, directions)
     for batch in second():
         scatter.add(batch.features, batch.labels, batch.weights)
-        _count(apart, batch, means.classify(batch.features) != batch.predicted)
+        _count(totals[3], batch, means.classify(batch.features) != batch.predicted)
     scatter.add_up(team)
-    weight, loss, right, apart = team.total(torch.from_numpy(np.stack([weight, loss, right, apart]))).numpy()
+    weight, loss, right, apart = team.total(totals).cpu().numpy()
     known = np.where(weight > 0, weight, np.nan)
     distance, nearest = means.nearest()
     numbers: dict[str, Any] = {"loss": loss / known, "accuracy": right / known, "disagreement": apart / known}
@@ -393,7 +393,6 @@ def _own(objective: Objective) -> Tensor:
     return torch.arange(n_samples)[objective.team.share(n_samples)]
 
 
-def _count(totals: np.ndarray, batch: _Batch, values: Tensor) -> None:
-    """Add the samples' values, times their weights, to the totals of their classes."""
-    counted = (wide(batch.weights) * wide(values)).cpu().numpy()
-    totals += np.bincount(batch.labels.cpu().numpy(), counted, minlength=len(totals))
+def _count(totals: Tensor, batch: _Batch, values: Tensor) -> None:
+    """Add the samples' values, times their weights, to the totals of their classes, (C,) float64."""
+    totals.index_add_(0, batch.labels.to(totals.device), wide(batch.weights) * wide(values))

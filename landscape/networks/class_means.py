@@ -67,12 +67,14 @@ def feature_quality(
         Quality, distance and variance; nan where one is not a finite number.
 
     Raises:
-        InputError: another form, or shapes that do not fit.
+        InputError: another form, or shapes or labels that do not fit.
         NumericalError: a feature is not finite.
 
     Source: the paper's equations S17 to S19.
     """
     check_choice("quality_form", form, QUALITY)
+    for wrong in labels[(labels < 0) | (labels >= n_classes)][:1].tolist():
+        raise InputError(f"labels are 0 to {n_classes - 1}, got {wrong}")
     sums = Sums(n_classes)
     sums.add(features, labels)
     found = sums.means()
@@ -114,8 +116,7 @@ class Sums:
             n_classes: C.
         """
         self._n_classes = n_classes
-        self._counts = torch.zeros(n_classes, dtype=torch.int64)
-        self._weights = torch.zeros(n_classes, dtype=torch.float64)
+        self._counts, self._weights = torch.zeros(2, n_classes, dtype=torch.float64)
         self._sums: Tensor | None = None
         self._eps = 0.0
 
@@ -124,25 +125,24 @@ class Sums:
 
         Args:
             features: (B, F).
-            labels: (B,) integers.
+            labels: (B,) integers from 0 to C - 1, which are not checked: the host would wait for that.
             weights: (B,), how often each sample counts, not negative; None for once. Samples of weight 0 are left out.
 
         Raises:
-            InputError: shapes or labels do not fit.
+            InputError: shapes do not fit.
         """
         if features.ndim != 2 or labels.shape != features.shape[:1]:
             raise InputError(
                 f"features {tuple(features.shape)} and labels {tuple(labels.shape)} must be (N, F) and (N,)"
             )
         labels = labels.to(place(features.device), torch.int64)
-        for wrong in labels[(labels < 0) | (labels >= self._n_classes)][:1].tolist():
-            raise InputError(f"labels are 0 to {self._n_classes - 1}, got {wrong}")
         if self._sums is None:
             self._sums = zeros((self._n_classes, features.shape[1]), features.device)
+            self._counts, self._weights = (t.to(self._sums.device) for t in (self._counts, self._weights))
             self._eps = torch.finfo(features.dtype).eps
         each = _each_weight(labels, weights)
-        self._counts += torch.bincount(labels[each > 0], minlength=self._n_classes).cpu()
-        self._weights += torch.bincount(labels, each, self._n_classes).cpu()
+        self._counts.index_add_(0, labels, (each > 0).to(each))
+        self._weights.index_add_(0, labels, each)
         for some, of, often in _pieces(features, labels, each):
             self._sums.index_add_(0, of, some * often[:, None])
 
@@ -170,8 +170,8 @@ class Sums:
                 f"the features of a class add up to {largest:.3g}, and squares beyond {LARGEST:g} overflow "
                 "float64: did the training diverge?"
             )
-        counts, weights = self._counts.to(self._sums.device), self._weights.to(self._sums.device)
-        return Means(counts=counts, weights=weights, values=self._sums / weights[:, None], eps=self._eps)
+        values = self._sums / self._weights[:, None]
+        return Means(counts=self._counts.long(), weights=self._weights, values=values, eps=self._eps)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -278,9 +278,10 @@ class Scatter:
         """
         labels = labels.to(place(features.device), torch.int64)
         for some, of, often in _pieces(features, labels, _each_weight(labels, weights)):
-            share, deviations = often / self._means.weights[of], some - self._means.values[of]
-            share, deviations = share[often > 0], deviations[often > 0]  # a class may have no samples
-            self._squares.index_add_(0, of[often > 0], share * deviations.square().sum(1))
+            counted = often > 0  # a class may have no samples
+            share = torch.where(counted, often / self._means.weights[of], 0)
+            deviations = torch.where(counted[:, None], some - self._means.values[of], 0)
+            self._squares.index_add_(0, of, share * deviations.square().sum(1))
             self._along += share @ (deviations @ self._directions).square()
 
     def add_up(self, team: Team) -> None:

@@ -245,8 +245,8 @@ def test_a_direction_of_rounding_is_not_divided_by():
 def test_passes_that_do_not_fit_are_refused():
     with refused(InputError, "features"):
         Sums(3).means()
-    with refused(InputError, 0, 2, -1):
-        Sums(3).add(torch.ones(1, 2), torch.tensor([-1]))
+    with pytest.raises(InputError, match="labels are 0 to 2, got -1"):
+        class_means.feature_quality(torch.ones(1, 2), torch.tensor([-1]), 3)
     features, labels, _ = clouds()
     with refused(InputError, 4, 5, 6):
         measured(features, labels, np.ones((4, 5)))
