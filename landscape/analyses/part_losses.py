@@ -68,7 +68,7 @@ def with_slopes(objective: Objective, batches: Iterable[tuple[Tree, Tree]], vect
     """Return the loss of each sample and its derivatives along vectors: (1 + V, n); arguments are those of `slopes`."""
     theta = tuple(t.detach().requires_grad_() for t in objective.theta)
     along = [tuple(objective.layout.tensors(v)) for v in vectors.to(theta[0])]
-    found = [torch.empty(1 + len(along), 0, dtype=torch.float64)]
+    found = [zeros((1 + len(along), 0), theta[0].device)]
     with differentiable_attention():
         for batch in batches:
 
@@ -76,5 +76,5 @@ def with_slopes(objective: Objective, batches: Iterable[tuple[Tree, Tree]], vect
                 return objective.losses(theta, *trees.take(batch, some))
 
             value, tangents = push(losses, theta, along)
-            found.append(wide(torch.stack([value, *tangents]).detach()).cpu())
-    return torch.cat(found, dim=1).numpy()
+            found.append(wide(torch.stack([value, *tangents]).detach()))
+    return torch.cat(found, dim=1).cpu().numpy()

@@ -100,10 +100,13 @@ def _mismatch(value: Tensor, theta: Tensors, vs: list[Tensors], tangents: list[T
     u = torch.randn(value.shape, generator=generator, dtype=torch.float64).to(value)
     back = pull(value, theta, u)
     eps = max(torch.finfo(t.dtype).eps for t in (value, *theta))  # losses may be wider than what they are made of
+    pairs: list[tuple[Tensors, Tensors]] = []
     for v, tangent in zip(vs, tangents, strict=True):
-        ours, theirs = inner((u,), (tangent,)), inner(v, back)
+        pairs += [((u,), (tangent,)), (v, back), ((tangent,), (tangent,)), (v, v), (back, back)]
+    numbers = torch.stack([_inner(*pair) for pair in pairs])
+    for ours, theirs, square, of_v, of_back in numbers.reshape(-1, 5).tolist():  # read once: the host waits for it
         # Rounding of deep networks is some thousand units of the lengths, and less in their product's many terms.
-        room = 1e3 * eps * (norm((tangent,)) + (inner(v, v) * inner(back, back)) ** 0.5)
+        room = 1e3 * eps * (square**0.5 + (of_v * of_back) ** 0.5)
         if not abs(ours - theirs) <= room:
             return f"u.(J v) = {ours:.6g}, v.(J^T u) = {theirs:.6g}"
     return None
@@ -210,7 +213,11 @@ def _lost_derivatives(slopes: Tensors) -> bool:
 
 def inner(a: Tensors, b: Tensors) -> float:
     """Return the inner product of two vectors in tensors, summed in float64."""
-    return sum(float((wide(s.detach()) * wide(t.detach())).sum()) for s, t in zip(a, b, strict=True))
+    return float(_inner(a, b))
+
+
+def _inner(a: Tensors, b: Tensors) -> Tensor:
+    return torch.stack([(wide(s.detach()) * wide(t.detach())).sum() for s, t in zip(a, b, strict=True)]).sum()
 
 
 def norm(a: Tensors) -> float:

@@ -89,7 +89,7 @@ class Recorded:
 
         Args:
             seeds: (K, ...), each of the shape of `values`.
-            kept: (K, B), true for the gradients to return; None for none.
+            kept: (K, B) on the CPU, true for the gradients to return; None for none.
             into: (m, D) zeros to which these are written; None allocates memory.
 
         Returns:
@@ -326,7 +326,7 @@ class _Wanted:
         sizes = {name: p.numel() for name, p in chosen.items()}
         example = next(iter(chosen.values()))
         kept = torch.zeros(1, n, dtype=torch.bool) if kept is None else kept
-        self._sample, self._k = kept.to(example.device).T.nonzero().T
+        self._sample, self._k = kept.T.nonzero().T
         if into is None:
             into = torch.zeros(len(self._k), sum(sizes.values()), dtype=example.dtype, device=example.device)
         self.vectors = into

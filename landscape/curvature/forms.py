@@ -77,7 +77,7 @@ def forms_along(objective: Objective, kind: Kind, pieces: Sequence[tuple[np.ndar
     def of(form: Form, some: np.ndarray) -> Tensor:
         batch = objective.samples.batch(some, objective.device, objective.dtype)
         with differentiable_attention():
-            return wide(form(*batch).detach()).cpu()
+            return wide(form(*batch).detach())
 
     found, forward = [], True
     covered = np.empty(0, dtype=np.int64)
@@ -92,7 +92,7 @@ def forms_along(objective: Objective, kind: Kind, pieces: Sequence[tuple[np.ndar
         else:
             raise InputError(f"the matrix {kind.name} is not known sample by sample")
         seen = bool(np.isin(index, covered).all())
-        values = [torch.empty(0, dtype=torch.float64)]
+        values: list[Tensor] = []
         own = index[objective.team.share(len(index))]
         for start in range(0, len(own), objective.batch_size):
             batch = own[start : start + objective.batch_size]
@@ -102,7 +102,8 @@ def forms_along(objective: Objective, kind: Kind, pieces: Sequence[tuple[np.ndar
             values.append(of(form, batch))
         forward = form is not twin
         covered = np.append(covered, index)
-        found.append(objective.team.gathered(torch.cat(values)).numpy())
+        each = torch.cat(values).cpu() if values else torch.empty(0, dtype=torch.float64)
+        found.append(objective.team.gathered(each).numpy())
     return found
 
 

@@ -262,7 +262,7 @@ def lengths(
             z = run.values.detach().cpu().double()
             middle = factors.split(objective, run.values.detach(), targets)
             kept = None if wanted is None else torch.from_numpy(wanted[chunk])
-            squares.append(middle.signs * _square_norms(run, middle, kept, vectors[first:last]))
+            squares.append(middle.signs * _square_norms(run, middle, kept, vectors[first:last]).cpu())
             uncertainty.append(middle.traces)
             logits.append(z)
             targets_of.append(trees.mapped(Tensor.cpu, targets))
@@ -288,7 +288,7 @@ def lengths(
 
 def _square_norms(run: Recorded, middle: Middle, wanted: Tensor | None, into: Tensor) -> Tensor:
     """Return the squared lengths of a batch's rows, (B, R), and write the wanted rows, (m, D), sample by sample."""
-    found = torch.zeros(middle.signs.shape, dtype=torch.float64)
+    found = zeros(middle.signs.shape, run.values.device)
     used = middle.signs.abs().amax(0) > 0
     if wanted is not None:
         used |= wanted.any(0)
@@ -301,8 +301,8 @@ def _square_norms(run: Recorded, middle: Middle, wanted: Tensor | None, into: Te
             norms, _ = run.square_norms(along, None if wanted is None else wanted[:, some].T, into)
         else:
             norms, of_group = run.square_norms(along, wanted[:, some].T)
-            into[torch.isin(torch.nonzero(wanted)[:, 1], some).to(into.device)] = of_group
-        found[:, some] = norms.T.cpu()
+            into[torch.isin(torch.nonzero(wanted)[:, 1], some)] = of_group
+        found[:, some] = norms.T
     return found
 
 

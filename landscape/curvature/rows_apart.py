@@ -68,12 +68,13 @@ class Apart(Rows):
     def along(self, vector: Tensor) -> np.ndarray:
         """See `Rows.along`."""
         samples, place = np.unique(self.sample, return_inverse=True)
-        slopes = torch.zeros(len(samples), self.seeds.shape[1], dtype=torch.float64)
+        slopes = zeros((len(samples), self.seeds.shape[1]), self.objective.device)
         v = tuple(self.objective.layout.tensors(vector.to(self.objective.theta[0])))
         for here, theta, outputs in self._batches(samples):
             _, (found,) = push(outputs, theta, [v])
-            slopes[here] = wide(found.detach()).cpu().reshape(len(found), -1)
-        along: np.ndarray = (self.seeds * self.objective.team.total(slopes)[torch.from_numpy(place)]).sum(1).numpy()
+            slopes[here] = wide(found.detach()).reshape(len(found), -1)
+        slopes = self.objective.team.total(slopes.cpu())
+        along: np.ndarray = (self.seeds * slopes[torch.from_numpy(place)]).sum(1).numpy()
         return along
 
     def _batches(self, samples: np.ndarray) -> Iterator[tuple[slice, Tensors, Callable[[slice], Tensor]]]:

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from landscape.autodiff import trees
 from landscape.autodiff.differentiable import differentiable_attention
+from landscape.autodiff.wide import zeros
 from landscape.curvature.kinds import Factors
 from landscape.curvature.outputs import Keep, chunks, outputs, split
 from landscape.curvature.rows import Found, Lengths, recorded
@@ -125,7 +126,7 @@ def _square_norms(
     ends = np.minimum([own.start, own.stop], n_kept)
     shape = int(ends[1] - ends[0]), objective.layout.size
     vectors = torch.zeros(shape, dtype=example.dtype, device=example.device)
-    found = torch.zeros(own.stop - own.start, dtype=torch.float64)
+    found = zeros(own.stop - own.start, example.device)
     with differentiable_attention(), objective.trainable():
         for start in range(own.start, own.stop, objective.batch_size):
             here = slice(start, min(start + objective.batch_size, own.stop))
@@ -134,5 +135,5 @@ def _square_norms(
             kept = torch.arange(here.start, here.stop)[None] < n_kept
             into = vectors[min(here.start, n_kept) - ends[0] : min(here.stop, n_kept) - ends[0]]
             norms, _ = run.square_norms(seeds[here].reshape(1, *run.values.shape).to(run.values), kept, into)
-            found[here.start - own.start : here.stop - own.start] = norms[0].cpu()
-    return team.gathered(found).numpy(), team.by_columns(vectors)
+            found[here.start - own.start : here.stop - own.start] = norms[0]
+    return team.gathered(found.cpu()).numpy(), team.by_columns(vectors)
