@@ -68,11 +68,16 @@ def results(folder: Path, *, few: bool = False) -> None:
     if distributed.is_main():
         assert seen.evaluation.loss > 0  # one process has looked at it, the others compute it later
     ls.spectrum(seen, **short, out=folder / "seen.h5")
+    ls.spectrum(classes, **short, vectors=2, overlap=True, out=folder / "classes.h5")
+    fitted = network(sizes=(400, 40))
+    with distributed.together():
+        fitted.evaluate()
+    ls.spectrum(fitted, accuracy=0.3, out=folder / "accuracy.h5")
+    ls.spectrum(fitted, operator="ggn", samples=30, vectors=2, overlap=True, out=folder / "drawn.h5")
     if few:
         return
     # All probes in lock-step, by the traced product.
     ls.spectrum(whole, steps=5, probes=2, cache_bytes=0, out=folder / "traced.h5")
-    ls.spectrum(classes, **short, vectors=2, overlap=True, out=folder / "classes.h5")
     ls.spectrum(objective("mlp-relu"), **short, out=folder / "exact-trace.h5")
     ls.spectrum(objective("mlp-relu"), trace="sampled", sampling_errors=False, out=folder / "sampled-trace.h5")
     ls.spectrum(classes, operator="empirical-fisher", out=folder / "empirical.h5")
@@ -83,16 +88,13 @@ def results(folder: Path, *, few: bool = False) -> None:
         whole, steps=5, probes=2, cache_bytes=uneven, sampling_errors=False, trace="probes", out=folder / "uneven.h5"
     )
     scarce(folder)
-    fitted = network(sizes=(400, 40))
-    with distributed.together():
-        fitted.evaluate()
     each = ls.features(fitted, out=folder / "features-errors.h5").n_features * fitted.dtype.itemsize
     ls.features(fitted, cache_bytes=300 * each, out=folder / "features-apart.h5")  # each process keeps its own 220
-    ls.spectrum(fitted, accuracy=0.3, out=folder / "accuracy.h5")
-    ls.spectrum(fitted, operator="ggn", samples=30, out=folder / "drawn.h5")
     few_drawn = draw_samples(fitted, 30)
     ls.surface1d(few_drawn, ls.directions.random(few_drawn, 1), n=3, out=folder / "drawn-surface.h5")
     ls.gradients(few_drawn, sampling_errors=True, out=folder / "drawn-gradients.h5")
+    ls.features(few_drawn, out=folder / "drawn-features.h5")
+    ls.sharpness(few_drawn, draws=1, ascent_steps=2, out=folder / "drawn-sharpness.h5")
     ls.gradients(fitted, sampling_errors=True, cache_bytes=0, out=folder / "gradients-in-blocks.h5")
 
 
@@ -156,6 +158,8 @@ def divided(objective: Objective, folder: Path) -> None:
         ls.spectrum(objective, steps=5, probes=2, trace="probes", trace_tol=0.9, **given, out=folder / "divided.h5")
     with mock.patch.object(memory, "room", return_value=few[1] * entry):
         ls.spectrum(objective, **given, trace="probes", out=folder / "divided-ends.h5")
+    with mock.patch.object(memory, "room", return_value=(8 + 12 // distributed.world()) * entry):  # all too few
+        ls.spectrum(objective, steps=8, probes=2, trace="probes", trace_tol=0.9, **given, out=folder / "not-kept.h5")
     classes = CASES["mlp-tanh"].objective(partition="class")
     with mock.patch.object(memory, "room", return_value=few[0] * entry):
         ls.spectrum(

@@ -22,6 +22,7 @@ NAMES = (
     "divided-classes",
     "divided-sums",
     "divided-eigen",
+    "not-kept",
     "rare",
     "rows",
     "features",
@@ -39,14 +40,17 @@ NAMES = (
     "tails",
     "surface",
     "seen",
+    "classes",
+    "accuracy",
+    "drawn",
 )
 LOST = ("killed", "hung", "killed-dealt", "hung-dealt", "killed-first")
 SCARCE = tuple(
     f"scarce-{name}" for name in ("hessian", "rows", "gradients", "features", "sharpness", "surface", "products")
 )
-WAYS = ("traced", "classes", "exact-trace", "sampled-trace", "empirical", "sum", "batches", "uneven")
-DRAWN = ("drawn", "drawn-surface", "drawn-gradients")
-LARGER = (*WAYS, *SCARCE, *DRAWN, "features-errors", "accuracy", "gradients-in-blocks")
+WAYS = ("traced", "exact-trace", "sampled-trace", "empirical", "sum", "batches", "uneven")
+DRAWN = ("drawn-surface", "drawn-gradients", "drawn-features", "drawn-sharpness")
+LARGER = (*WAYS, *SCARCE, *DRAWN, "features-errors", "gradients-in-blocks")
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +103,12 @@ def test_a_basis_that_no_process_has_room_for_is_divided(runs, world, size):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("world", ["alone", "all", "few"])
+def test_a_basis_that_all_processes_together_have_no_room_for_is_not_kept(runs, world):
+    assert ls.load(runs[world] / "not-kept.h5").provenance["basis"].startswith("not kept")
+
+
+@pytest.mark.slow
 def test_features_have_the_same_errors_if_each_process_has_room_for_its_own_samples_only(runs):
     alone, apart = ls.load(runs["alone"] / "features-errors.h5"), ls.load(runs["all"] / "features-apart.h5")
     assert ls.load(runs["alone"] / "features-apart.h5").quality_stderr is None  # so they were not all kept
@@ -111,10 +121,11 @@ def test_features_have_the_same_errors_if_each_process_has_room_for_its_own_samp
 @pytest.mark.slow
 def test_draws_are_some_of_the_samples_in_each_process(runs):
     """Or the numbers above would be those of all."""
-    assert ls.load(runs["all"] / "drawn.h5").n_used.tolist() == [30, 30]
-    pilots = ls.load(runs["all"] / "accuracy.h5").n_used
-    assert pilots[0] < 0.7 * 400
-    assert pilots[1] == 40
+    for world in ("all", "few"):
+        assert ls.load(runs[world] / "drawn.h5").n_used.tolist() == [30, 30]
+        pilots = ls.load(runs[world] / "accuracy.h5").n_used
+        assert pilots[0] < 0.7 * 400
+        assert pilots[1] == 40
 
 
 @pytest.mark.slow
