@@ -7,6 +7,7 @@ import tempfile
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from refusals import refused
 import landscape as ls
 from landscape.analyses import directions, monitor
 from landscape.analyses.distances import Run
+from landscape.autodiff import memory
 from landscape.autodiff.wide import place, wide, zeros
 from landscape.curvature import kinds
 from landscape.curvature.operators import curvature_operator
@@ -27,6 +29,7 @@ from trainers.training import train
 
 CPU = torch.device("cpu")
 AXIS = [-1.0, 0.0, 1.0]
+FINE = np.linspace(-1, 1, 9)
 
 
 def test_a_device_with_float64_keeps_its_numbers():
@@ -143,6 +146,21 @@ def _overlap(objective):
     return ls.overlap(objective, ls.spectrum(objective, steps=4, vectors=1, backend="reverse"), backend="reverse")
 
 
+def _bounded(objective, *, on_host=False):
+    """A spectrum whose basis has no room on the device, but perhaps on its host."""
+    few = 21 * 4 * objective.layout.size  # bytes of the vectors of a restarted run
+
+    def room(device, limit):
+        return 10 * few if on_host and device == CPU else few if limit else 0
+
+    options = {"steps": 30, "probes": 1, "backend": "reverse", "cache_bytes": 0, "sampling_errors": False}
+    with mock.patch.object(memory, "room", room):
+        found = ls.spectrum(objective, **options, trace="probes", memory_bytes=1)
+    kept = found.provenance.get("basis")
+    assert kept is None if on_host and objective.device == CPU else kept.startswith("on the" if on_host else "not kept")
+    return found
+
+
 ANALYSES = {
     "hessian": lambda o: ls.spectrum(o, steps=4, vectors=1),
     "ggn": lambda o: ls.spectrum(o, operator="ggn", steps=4, backend="reverse"),
@@ -156,6 +174,10 @@ ANALYSES = {
     "surface": lambda o: ls.surface(o, directions.random(o, 2), AXIS, AXIS),
     "descent": lambda o: ls.surface(o, directions.gradients(o, ["0"]), AXIS),
     "surface of draws": lambda o: ls.surface(_drawn(o), directions.random(o, 1), AXIS),
+    "refined": lambda o: ls.surface(o, directions.random(o, 2), FINE, FINE, refine=0.01),
+    "batch norm of batches": lambda o: ls.surface(o, directions.random(o, 1), AXIS, batch_norm="batch"),
+    "basis on the host": lambda o: _bounded(o, on_host=True),
+    "no basis": _bounded,
     "towards": lambda o: ls.surface(o, _towards(o), AXIS, batch_norm="reestimate"),
     "gradients": lambda o: ls.gradients(o, sampling_errors=True),
     "gradients of batches": lambda o: ls.gradients(o, batches=2),
