@@ -18,7 +18,7 @@ from landscape.autodiff import costs, distributed
 from landscape.autodiff.threads import settle
 from landscape.cli import dry
 from landscape.cli.console import Console
-from landscape.cli.options import DRY_RUN, THREADS, Choice, Decorator, command, listed, option
+from landscape.cli.options import DRY_RUN, PROCESSES, THREADS, Choice, Decorator, command, listed, option
 from landscape.errors import InputError, unknown
 from landscape.results import History
 from landscape.results.history import never_begun
@@ -133,6 +133,7 @@ def _recipe_option(item: Field[Any]) -> Decorator[Any]:
     ),
     option("--device", metavar="NAME", help="Train on cpu, cuda or cuda:1.", show_default="a GPU where there is one"),
     option("--threads", type=THREADS, metavar="N", help="Compute with N threads.", show_default="OMP_NUM_THREADS"),
+    PROCESSES,
     option("--workers", default=4, show_default=True, metavar="N", help="Read image files with N processes."),
     DRY_RUN,
     option("--tensorboard", is_flag=True, help="Also write scalars for TensorBoard."),

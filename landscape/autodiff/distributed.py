@@ -56,7 +56,7 @@ def start() -> None:
     the ranks then divide the work of each analysis that has the argument `out`.
     """
     os.environ.update(slurm.rendezvous(os.environ))  # where torch.distributed looks for it
-    if not {"RANK", "WORLD_SIZE"} <= os.environ.keys() or _joined():
+    if not is_of_several() or _joined():
         return
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     backend, gpu = _transport(os.environ, gpus, nccl=dist.is_nccl_available())
@@ -65,6 +65,11 @@ def start() -> None:
     with others_may_be_lost():
         dist.init_process_group(backend, timeout=TIMEOUT)
         group(PATIENCE)  # now, when nobody is still working
+
+
+def is_of_several() -> bool:
+    """Say whether torchrun or srun started this process as one of several."""
+    return {"RANK", "WORLD_SIZE"} <= (os.environ | slurm.rendezvous(os.environ)).keys()
 
 
 def _transport(environ: Mapping[str, str], gpus: int, *, nccl: bool) -> tuple[str, int | None]:

@@ -53,12 +53,21 @@ def tell_idle(n_parts: int) -> None:
     Args:
         n_parts: number of the parts that processes would divide.
     """
+    all_cores, used = cores(), torch.get_num_threads()
+    if n_parts > 1 and all_cores >= 2 * used:
+        advice = arg("processes", min(all_cores // used, n_parts))
+        log.info("%d of %d cores are idle: %s would use them", all_cores - used, all_cores, advice)
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)  # not on every system
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    used = torch.get_num_threads()
-    if n_parts > 1 and cores >= 2 * used:
-        log.info("%d of %d cores are idle: torchrun --nproc-per-node %d would use them",
-                 cores - used, cores, min(cores // used, n_parts))  # fmt: skip
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def places() -> int:
+    """Return the largest number of processes that each have a core or a GPU of this machine."""
+    return max(cores(), torch.cuda.device_count())
 
 
 def fastest(work: Callable[[], object], most: int, clock: Callable[[], float] = time.perf_counter) -> int:

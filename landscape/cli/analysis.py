@@ -13,6 +13,7 @@ from landscape.cli.options import (
     DRY_RUN,
     JSON,
     OWN,
+    PROCESSES,
     READING,
     SIZE,
     THREADS,
@@ -237,6 +238,7 @@ def numbers(*more: Decorator[Any], weight_decay: bool = False, cache: str = "") 
             help="Compute with N threads.",
             show_default="OMP_NUM_THREADS, or the fastest number",
         ),
+        PROCESSES,
         option(
             "--device", metavar="NAME", help="Compute on cpu, cuda or cuda:1.", show_default="a GPU where there is one"
         ),

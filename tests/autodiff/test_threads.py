@@ -68,7 +68,7 @@ def test_idle_cores_are_told_where_processes_could_divide_the_work(cores, n_part
     monkeypatch.setattr(threads.os, "sched_getaffinity", lambda process: range(cores), raising=False)
     torch.set_num_threads(2)
     threads.tell_idle(n_parts)
-    told = [line.split("--nproc-per-node ")[1].split()[0] for line in caplog.messages]
+    told = [line.split("processes=")[1].split()[0] for line in caplog.messages]
     assert told == [processes] * bool(processes)
 
 

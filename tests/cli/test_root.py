@@ -15,6 +15,7 @@ import pytest
 from surfaces import three_classes
 
 from landscape import cli
+from landscape.autodiff import threads
 from landscape.errors import DataError
 from landscape.objective.jobs import Interrupted
 from landscape.results import store
@@ -245,3 +246,62 @@ def test_ctrl_c_in_a_destructor_ends_the_command(added):
     finally:
         signal.signal(signal.SIGINT, before)
     assert sys.unraisablehook is hook
+
+
+# Several processes ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two_cores(monkeypatch):
+    monkeypatch.setattr(threads, "cores", lambda: 2)
+
+
+@pytest.mark.parametrize("words", [["--processes", "2"], ["--processes=2"]])
+@pytest.mark.parametrize("line", [["-v", "hessian", "--ckpt", "a b.pt"], ["train", "ce", "-o", "run"]])
+def test_a_command_in_several_processes_starts_itself_anew_by_torchrun(two_cores, monkeypatch, line, words):
+    def started(program, given):
+        assert program == given[0] == sys.executable
+        assert given[1:] == [
+            *("-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1", "--nproc-per-node=2"),
+            *("-m", "landscape"),
+            *(*line, "-q"),
+        ]
+        raise click.exceptions.Exit(7)  # the process is another one from here on
+
+    monkeypatch.setattr(os, "execv", started)
+    monkeypatch.setattr(sys, "argv", ["landscape", *line, *words, "-q"])
+    assert cli.main() == 7
+
+
+def test_one_process_is_this_one(run, two_cores):
+    code, _, err = run("hessian", "--ckpt", "nowhere.pt", "--processes", "1")
+    assert code == 2
+    assert "nowhere.pt" in err[-1]
+
+
+STEP = {"SLURM_STEP_ID": "0", "SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2", "SLURM_JOB_ID": "7"}
+
+
+@pytest.mark.parametrize(
+    ("n", "environment"),
+    [
+        (0, {}),
+        (3, {}),  # of two cores
+        (2, {"RANK": "0", "WORLD_SIZE": "2"}),
+        (2, STEP),
+        (2, {}),  # `main(words)` is a call by a program, which would end
+    ],
+)
+def test_processes_that_cannot_be_started_are_refused_in_one_line(run, two_cores, monkeypatch, n, environment):
+    monkeypatch.setattr(os, "execv", None)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    code, _, err = run("hessian", "--ckpt", "a.pt", "--processes", n)
+    assert (code, len(err)) == (2, 1)
+    assert "--processes" in err[0]
+
+
+@pytest.mark.parametrize("name", cli.root.list_commands(None))
+def test_what_computes_has_threads_and_processes(name):
+    options = {word for param in cli.root.get_command(None, name).params for word in param.opts}
+    assert ("--threads" in options) == ("--processes" in options)

@@ -191,8 +191,6 @@ def test_commands_parse(page, line, text, partly):
         targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
         assert set(words[1:2]) <= targets
         return
-    if words[0] == "torchrun":
-        words = words[words.index("-m") + 1 :]
     assert words[0] == "landscape", f"neither run nor excused: {text}"
     params = parsed(words[1:], partly=partly)
     if words[1] == "train" and params.get("method") not in (None, "METHOD"):
