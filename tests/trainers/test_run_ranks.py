@@ -1,5 +1,8 @@
 """Several processes train as one does."""
 
+import signal
+import time
+
 import pytest
 import torch
 from fresh import Program
@@ -7,6 +10,7 @@ from ranks import variables
 from runs import files, same, state
 from toys import CPU, batched, recipe, vectors
 
+import landscape as ls
 from landscape.cli import main
 from trainers import loop
 
@@ -20,20 +24,34 @@ SHARED = {
 }
 OF_ALL = ["--dataset", "toys:vectors", "--epochs", "5", "--batch-size", "6", "--device", "cpu", "-q", "-o"]
 RANK = """
-import os, sys
+import os, signal, sys, time
+from datetime import timedelta
 import torch
+from landscape.autodiff import distributed
 from landscape.cli import main
-from trainers import run
+from trainers import loop, run
 
-close = run.Run.close
+close, epoch = run.Run.close, loop.Trainer.run_epoch
 
 def kept(self):
     torch.save(self.trainer.model.state_dict(), f"{self.out}-{os.environ['RANK']}.pt")
     close(self)
 
+def lost(self, progress):
+    if self.epoch == 2 and os.environ["RANK"] == "1":
+        if killed:
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(300)
+    return epoch(self, progress)
+
 run.Run.close = kept
 for line in sys.argv[1:]:
     os.environ["MASTER_PORT"], *words = line.split()
+    if words[-1].endswith(("killed", "hung")):  # the last line
+        killed = words[-1].endswith("killed")
+        distributed.TIMEOUT = distributed.TIMEOUT if killed else timedelta(seconds=10)
+        loop.Trainer.run_epoch = lost
+        sys.exit(main(words))
     if main(words):
         sys.exit(f"failed: {line}")
 """
@@ -44,15 +62,24 @@ def two_ranks(made_once):
     """The folder in which two processes have trained all of `SHARED`, and left the model of each rank."""
 
     def train(folder):
-        lines = [
-            " ".join([variables()[0]["MASTER_PORT"], "train", *words, *OF_ALL, str(folder / name)])
-            for name, words in SHARED.items()
-        ]
-        for rank in [Program(RANK, *lines, env=own) for own in variables()]:
-            code, _, errors = rank.ended()
-            assert code == 0, errors
+        lines = [line(*words, *OF_ALL, folder / name) for name, words in SHARED.items()]
+        lines.append(lost("killed", folder))
+        first, second = (Program(RANK, *lines, env=own) for own in variables())
+        code, _, errors = first.ended()
+        assert code == 2, errors
+        assert second.ended()[0] == -signal.SIGKILL, second.errors
+        (folder / "said").write_text(errors)
 
     return made_once("ranks", train)
+
+
+def line(*words):
+    """A command of training, after a port of its own."""
+    return " ".join(map(str, [variables()[0]["MASTER_PORT"], "train", *words]))
+
+
+def lost(how, folder):
+    return line(*SHARED["ldam-drw"], *OF_ALL, folder / how)
 
 
 @pytest.mark.slow  # two processes that import torch
@@ -71,6 +98,31 @@ def test_two_ranks_do_what_one_does(two_ranks, tmp_path, name):
 def test_both_ranks_end_with_the_checkpoint(two_ranks, name):
     for rank in range(2):
         assert same(torch.load(two_ranks / f"{name}-{rank}.pt"), state(two_ranks / name, "last.pt"))
+
+
+def check_what_is_left(errors, folder):
+    """One line says that another process is lost, and two epochs are kept."""
+    said = [text for text in errors.splitlines() if "landscape: error" in text]
+    assert len(said) == 1, errors
+    assert said[0].startswith("landscape: error: another process of this run has ended, or does not answer")
+    assert ls.load(folder / "history.h5").epoch.tolist() == [1, 2]
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_in_training_ends_the_other_one_at_once_in_one_line(two_ranks):
+    check_what_is_left((two_ranks / "said").read_text(), two_ranks / "killed")
+
+
+@pytest.mark.slow
+def test_a_process_that_hangs_in_training_ends_the_other_one_after_the_timeout(tmp_path):
+    words = lost("hung", tmp_path)
+    first, second = (Program(RANK, words, env=own) for own in variables())
+    begun = time.monotonic()
+    code, _, errors = first.ended(60)
+    second.send(signal.SIGKILL)
+    assert code == 2
+    assert time.monotonic() - begun > 10
+    check_what_is_left(errors, tmp_path / "hung")
 
 
 @pytest.mark.slow
