@@ -18,7 +18,8 @@ from landscape.autodiff import costs, distributed
 from landscape.autodiff.threads import settle
 from landscape.cli import dry
 from landscape.cli.console import Console
-from landscape.cli.options import DRY_RUN, PROCESSES, THREADS, Choice, Decorator, command, listed, option
+from landscape.cli.options import DRY_RUN, THREADS, Choice, Decorator, command, listed, option
+from landscape.cli.processes import PROCESSES
 from landscape.errors import InputError, unknown
 from landscape.results import History
 from landscape.results.history import never_begun

@@ -177,11 +177,10 @@ def main(args: Sequence[str] | None = None) -> int:
         user can correct; 130 for an interruption.
     """
     words = list(sys.argv[1:] if args is None else args)
-    own = words if args is None else None  # the command line of this process, which `--processes` starts anew
     with _logging(), _interruptible(), named_by(naming.as_option), warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*torch.jit.*", FutureWarning)  # by PyTorch 2.15 of its own forward mode
         try:
-            code = root.main(words or ["--help"], prog_name="landscape", standalone_mode=False, obj=own)
+            code = root.main(words or ["--help"], prog_name="landscape", standalone_mode=False, obj=words)
             sys.stdout.flush()
         except BrokenPipeError:
             _let_go_of_stdout()

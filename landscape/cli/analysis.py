@@ -13,7 +13,6 @@ from landscape.cli.options import (
     DRY_RUN,
     JSON,
     OWN,
-    PROCESSES,
     READING,
     SIZE,
     THREADS,
@@ -22,6 +21,7 @@ from landscape.cli.options import (
     listed,
     option,
 )
+from landscape.cli.processes import PROCESSES
 from landscape.data import datasets
 from landscape.networks import models, tasks
 from landscape.objective import loading

@@ -5,9 +5,7 @@ Names that can be chosen are read from the registry that defines them; no list o
 
 import inspect
 import math
-import os
 import re
-import sys
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, TypeAlias, TypeVar
 
@@ -48,15 +46,16 @@ class _Formatter(cloup.HelpFormatter):
         return super().getvalue().replace(_HYPHEN, "-")
 
 
+BEFORE = "before"
+"""Key of `click.Context.meta` for functions that a `Command` calls when all options are read, before it begins."""
+
+
 class _Context(cloup.Context):
     formatter_class = _Formatter
 
 
 class Command(cloup.Command):
-    """A command that runs in several processes if `PROCESSES` asks for them.
-
-    It refuses an option that is given twice; click would silently use the last one.
-    """
+    """A command that refuses an option that is given twice; click would silently use the last one."""
 
     context_class = _Context
 
@@ -70,38 +69,10 @@ class Command(cloup.Command):
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command, in this process or in several."""
-        if (n := ctx.params.pop("processes", None)) is not None:
-            _in_processes(n, ctx.find_root().obj)
+        """Run the command, after what options have put off until all options are read."""
+        for act in ctx.meta.get(BEFORE, ()):
+            act()
         return super().invoke(ctx)
-
-
-def _in_processes(n: int, words: list[str] | None) -> None:
-    """Replace this process by torchrun, which runs the command line n times; for n = 1 there is no need.
-
-    Args:
-        n: number of processes.
-        words: all words after "landscape"; None if a program has called the command.
-
-    Raises:
-        InputError: there are several processes already, or they would be too many, or a program has called.
-    """
-    from landscape.autodiff import distributed, threads  # they load torch, which figures and tables do not need
-
-    if distributed.is_of_several():
-        raise InputError(f"{arg('processes', n)} starts processes, but torchrun or srun has started them: leave it out")
-    if n > (most := threads.places()):
-        raise InputError(f"{arg('processes', n)} is more than this machine has cores or GPUs: it has {most}")
-    if n == 1:
-        return
-    if words is None:
-        raise InputError(f"{arg('processes', n)} takes the place of the program that calls: run the command by itself")
-    at = next(k for k, word in enumerate(words) if word.partition("=")[0] == "--processes")
-    rest = words[:at] + words[at + (1 if "=" in words[at] else 2) :]
-    here = ["--standalone", "--local-addr=127.0.0.1"]  # a machine may not know the address of its own name
-    launcher = [sys.executable, "-m", "torch.distributed.run", *here, f"--nproc-per-node={n}", "-m", "landscape"]
-    sys.stdout.flush()
-    os.execv(sys.executable, [*launcher, *rest])
 
 
 def command(*examples: str, kind: type[cloup.Command] = Command) -> Callable[[Callable[..., Any]], cloup.Command]:
@@ -255,13 +226,6 @@ READING = (
 )
 """How a checkpoint is read."""
 
-PROCESSES = option(
-    "--processes",
-    type=COUNT,
-    metavar="N",
-    help="Divide the work among N processes on this machine, each with its own GPU if there are GPUs.",
-    show_default="1",
-)
 DRY_RUN = option(
     "--dry-run",
     is_flag=True,

@@ -16,6 +16,7 @@ from surfaces import three_classes
 
 from landscape import cli
 from landscape.autodiff import threads
+from landscape.cli import processes
 from landscape.errors import DataError
 from landscape.objective.jobs import Interrupted
 from landscape.results import store
@@ -258,19 +259,11 @@ def two_cores(monkeypatch):
 
 @pytest.mark.parametrize("words", [["--processes", "2"], ["--processes=2"]])
 @pytest.mark.parametrize("line", [["-v", "hessian", "--ckpt", "a b.pt"], ["train", "ce", "-o", "run"]])
-def test_a_command_in_several_processes_starts_itself_anew_by_torchrun(two_cores, monkeypatch, line, words):
-    def started(program, given):
-        assert program == given[0] == sys.executable
-        assert given[1:] == [
-            *("-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1", "--nproc-per-node=2"),
-            *("-m", "landscape"),
-            *(*line, "-q"),
-        ]
-        raise click.exceptions.Exit(7)  # the process is another one from here on
-
-    monkeypatch.setattr(os, "execv", started)
-    monkeypatch.setattr(sys, "argv", ["landscape", *line, *words, "-q"])
-    assert cli.main() == 7
+def test_a_command_in_several_processes_is_run_by_each(two_cores, monkeypatch, line, words):
+    ran = []
+    monkeypatch.setattr(processes, "run", lambda command, n: ran.append((command, n)) or 7)
+    assert cli.main([*line, *words, "-q"]) == 7
+    assert ran == [([sys.executable, "-m", "landscape", *line, "-q"], 2)]
 
 
 def test_one_process_is_this_one(run, two_cores):
@@ -289,11 +282,10 @@ STEP = {"SLURM_STEP_ID": "0", "SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2", 
         (3, {}),  # of two cores
         (2, {"RANK": "0", "WORLD_SIZE": "2"}),
         (2, STEP),
-        (2, {}),  # `main(words)` is a call by a program, which would end
     ],
 )
 def test_processes_that_cannot_be_started_are_refused_in_one_line(run, two_cores, monkeypatch, n, environment):
-    monkeypatch.setattr(os, "execv", None)
+    monkeypatch.setattr(processes, "run", None)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     code, _, err = run("hessian", "--ckpt", "a.pt", "--processes", n)
