@@ -8,6 +8,7 @@ command line says once, by `named_by`, how its options are written; nobody else 
 """
 
 import difflib
+import re
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -17,6 +18,12 @@ from typing import Any, TypeAlias
 Naming: TypeAlias = Callable[..., str]
 """Called with an argument's name and, if its value is to be named too, with that."""
 
+_OF_MEMORY = re.compile(
+    r"can('t|not) allocate memory|not enough memory|out of memory|bad_alloc|_ALLOC_FAILED"
+    r"|could not create a (primitive(?! descriptor)|memory)",  # oneDNN; a descriptor is refused for other reasons
+    re.IGNORECASE,
+)
+"""In messages of RuntimeErrors, as PyTorch and its libraries for CPUs and GPUs raise them if memory runs out."""
 _SHOWN = 20  # names in a message, before it says that there are more
 _naming: ContextVar[Naming | None] = ContextVar("naming", default=None)
 
@@ -53,12 +60,12 @@ class RankError(LandscapeError):
 
 
 def is_of_memory(error: BaseException | None) -> bool:
-    """Say whether an error, or its cause, is an allocator's error that memory has run out."""
+    """Say whether an error, or its cause, is that of an allocator or of a library for which memory has run out."""
     if error is None:
         return False
     names = {kind.__name__ for kind in type(error).__mro__}  # PyTorch's by its name: it may not have been imported
-    own = bool(names & {"MemoryError", "OutOfMemoryError"}) or "can't allocate memory" in str(error)
-    return own or is_of_memory(error.__cause__)
+    own = isinstance(error, RuntimeError) and bool(_OF_MEMORY.search(str(error)))
+    return own or bool(names & {"MemoryError", "OutOfMemoryError"}) or is_of_memory(error.__cause__)
 
 
 def one_line(error: BaseException) -> str:

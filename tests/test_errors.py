@@ -11,7 +11,7 @@ from results_of_all_kinds import sharpness
 import landscape as ls
 from landscape.cli import main, naming, root
 from landscape.curvature.lanczos import probe
-from landscape.errors import InputError, arg, check_choice, named_by, said
+from landscape.errors import InputError, arg, check_choice, is_of_memory, named_by, said
 
 LIBRARY_ONLY = {
     "grouping", "k", "results",  # of `Partition.by_frequency`, `Operator.top` and `concat`
@@ -114,3 +114,39 @@ def test_a_name_of_thousands_of_letters_is_cut_and_both_ends_of_the_message_stay
     assert text.startswith("no option 'xxx")
     assert text.endswith("xxx': leave it out")
     assert str(InputError("a short one")) == "a short one"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: 8 bytes",
+        "[enforce fail at alloc_cpu.cpp:121] data. DefaultCPUAllocator: not enough memory: 8 bytes.",
+        "could not create a primitive",
+        "could not create a memory",
+        "std::bad_alloc",
+        "unable to mmap 8 bytes from file <x.pt>: Cannot allocate memory (12)",
+        "CUDA out of memory. Tried to allocate 20.00 GiB.",
+        "CUDA error: out of memory",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "MPS backend out of memory (MPS allocated: 18.00 GB, other allocations: 3.00 MB)",
+    ],
+)
+def test_memory_that_ran_out_is_known_by_the_messages_of_all_libraries(text):
+    assert is_of_memory(RuntimeError(text))
+    cause = InputError("other")
+    cause.__cause__ = RuntimeError(text)
+    assert is_of_memory(cause)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        None,
+        RuntimeError("could not create a primitive descriptor for a convolution forward propagation primitive"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED"),
+        ValueError("the shop is out of memory cards"),
+    ],
+)
+def test_other_errors_are_not_of_memory(error):
+    assert not is_of_memory(error)
