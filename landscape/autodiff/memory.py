@@ -188,7 +188,11 @@ def _free_on_host() -> int:
     except (OSError, KeyError, ValueError):  # no Linux
         free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
     try:
-        most, now = ((_GROUP / name).read_text(encoding="ascii").strip() for name in ("memory.max", "memory.current"))
-        return min(free, int(most) - int(now)) if most != "max" else free
-    except (OSError, ValueError):  # no container, or none of this kind
+        most, now, uses = (
+            (_GROUP / f"memory.{name}").read_text(encoding="ascii").strip() for name in ("max", "current", "stat")
+        )
+        # What was read of files and is not in use counts as current, although the system gives it back on demand.
+        spare = int(dict(line.split() for line in uses.splitlines())["inactive_file"])
+        return min(free, int(most) - int(now) + spare) if most != "max" else free
+    except (OSError, KeyError, ValueError):  # no container, or none of this kind
         return free

@@ -40,3 +40,14 @@ def test_processes_that_share_a_gpu_divide_what_is_free(gpus, monkeypatch, ranks
     memory.begin()
     assert memory.room(torch.device("cuda"), None) == int(0.8 * (share + 20 - 10))
     assert memory.room(torch.device("cuda"), 90) == 80  # a limit is that of a process
+
+
+def test_files_that_the_system_would_give_back_leave_room_in_a_container(tmp_path, monkeypatch):
+    for name, text in {
+        "max": "4096000", "current": "4000000", "stat": "anon 1000\ninactive_file 3000000\nactive_file 500\n",
+    }.items():  # fmt: skip
+        (tmp_path / f"memory.{name}").write_text(f"{text}\n")
+    # private: the folder in which a container's limits are
+    monkeypatch.setattr(memory, "_GROUP", tmp_path)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    assert memory.room(torch.device("cpu"), None) == int(0.8 * (96000 + 3000000))
