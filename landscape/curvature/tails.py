@@ -17,6 +17,8 @@ so the sum of w_i^2 (1 - p / 3) x_i^2 is in expectation at least the variance of
 1990; Horvitz and Thompson 1952.
 """
 
+import zlib
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -45,7 +47,7 @@ def lengths(objective: Objective, factors: Factors, part: int, keep: Keep, *, se
         factors: of a kind of matrix; between Jacobians of logits.
         part: position of the part.
         keep: the rows that are measured and kept.
-        seed: of the signs.
+        seed: of the signs, which also depend on the name of the part but not on its position.
 
     Returns:
         The lengths, with `tails`, and the rows.
@@ -53,7 +55,7 @@ def lengths(objective: Objective, factors: Factors, part: int, keep: Keep, *, se
     members = objective.members[part]
     found = outputs(objective, factors, part)
     wanted, sizes = keep.chosen(found.sizes), found.sizes
-    random = np.random.default_rng([seed, part])
+    random = np.random.default_rng([seed, zlib.crc32(objective.partition.names[part].encode())])
     seeds: list[Tensor] = []
     others: tuple[list[Tensor], list[Tensor]] = ([], [])
     signs = np.zeros(sizes.shape)

@@ -6,6 +6,7 @@ import hungry
 import numpy as np
 import pytest
 import torch
+from interruptions import Interrupting
 from refusals import refused
 from torch import nn
 
@@ -121,3 +122,29 @@ def test_memory_may_run_out_before_the_first_draw():
         for most in (100, 3)  # in a context of its own, which alone keeps in mind that memory has run out
     )
     np.testing.assert_allclose(found.trace, expected.trace, rtol=1e-9)
+
+
+def test_an_interrupted_run_has_the_numbers_of_one_that_was_not(tmp_path):
+    """With more outputs than a few, of which random combinations of rows are measured: those of the pilot again."""
+    generator = torch.Generator().manual_seed(1)
+    inputs = torch.randn(400, 5, generator=generator)
+    with torch.random.fork_rng(devices=[]):
+        torch.random.manual_seed(0)
+        model = nn.Sequential(nn.Linear(5, 16), nn.ReLU(), nn.Linear(16, 20))
+    with torch.no_grad():
+        model[2].weight *= 8
+        labels = model(inputs).argmax(1)
+    parts = ["a"] * 200 + ["b"] * 200
+
+    def run(name, progress=None):
+        made = ls.make_objective(model, (inputs, labels), parts=parts, device="cpu")
+        return ls.spectrum(made, accuracy=0.4, out=tmp_path / name, progress=progress)
+
+    expected = run("whole.h5")
+    assert (expected.n_used < 200).all()
+    with pytest.raises(jobs.Interrupted):
+        run("cut.h5", Interrupting(after=2))  # after the draws of both
+    found = run("cut.h5")
+    np.testing.assert_array_equal(found.sample_index, expected.sample_index)
+    for name in ("trace", "trace_stderr", "trace_sampling_stderr", "sample_trace"):
+        np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=1e-5, err_msg=name)

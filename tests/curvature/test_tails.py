@@ -113,3 +113,12 @@ def test_combinations_of_some_samples_have_no_bias_and_a_stated_error(monkeypatc
     stated = np.sqrt(np.mean([one.trace_stderr**2 for one in found]))
     assert abs(off.mean()) <= 3 * off.std() / 10
     assert 0.3 * stated < off.std() <= 1.15 * stated  # 100 draws know their spread to 7 %
+
+
+def test_the_signs_are_those_of_the_part_also_where_it_is_measured_alone():
+    objective = Case(lambda: mlp(nn.Tanh())).objective()
+    alone = objective.alone(objective.partition.names[1])
+    for seed in range(4):
+        given = {"keep": Keep(tol=0.0, most=0), "seed": seed}
+        found, expected = tails.lengths(alone, FACTORS, 0, **given), tails.lengths(objective, FACTORS, 1, **given)
+        np.testing.assert_allclose(found.tails, expected.tails, rtol=1e-9)
