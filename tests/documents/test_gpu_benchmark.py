@@ -4,16 +4,25 @@ import importlib.util
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
 
 from trainers import methods
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
 
 
-def test_every_section_gives_numbers(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def module():
     spec = importlib.util.spec_from_file_location("gpu", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    return found
+
+
+def test_every_section_gives_numbers(module, tmp_path, monkeypatch):
     out = tmp_path / "gpu.json"
     monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--device", "cpu", "--tiny", "--json", str(out)])
     module.main()
@@ -26,3 +35,44 @@ def test_every_section_gives_numbers(tmp_path, monkeypatch):
     assert sections["10 classes"]["ls.spectrum, default, seconds"] > 0
     assert {f"{method}, seconds a step" for method in methods.METHODS} == set(sections["training"])
     assert all(seconds > 0 for seconds in sections["training"].values())
+
+
+def test_analyses_and_their_peers_are_timed_in_the_same_precision(module, monkeypatch):
+    found = []
+
+    def seconds(bench, action, repeats=None):
+        found.append(torch.backends.cudnn.allow_tf32)
+        return 1.0
+
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    monkeypatch.setattr(module.Bench, "seconds", seconds)
+    bench = module.Bench(torch.device("cpu"), tiny=True)
+    for section in (module.products, lambda bench: module.classes(bench, [4] * 3, 2), module.surface):
+        section(bench)
+    assert len(found) > 6
+    assert not any(found)
+
+
+def test_a_profile_counts_each_kernel_and_each_wait_once(module):
+    def event(key, count=1, device="CPU", on_device=0.0, on_host=0.0, user=False):
+        return SimpleNamespace(
+            key=key, count=count, device_type=SimpleNamespace(name=device), is_user_annotation=user,
+            self_device_time_total=on_device, self_cpu_time_total=on_host,
+        )  # fmt: skip
+
+    found = module.counted([
+        event("aten::mm", 3, on_device=3e6, on_host=5e6),  # the time of its kernels
+        event("aten::_local_scalar_dense", 2, on_host=1e6),
+        event("cudaLaunchKernel", 3),
+        event("cudaStreamSynchronize", 2),
+        event("cudaDeviceSynchronize", 2),  # of the profiler and of the script
+        event("gemm", 3, "CUDA", on_device=3e6),
+        event("step", 1, "CUDA", on_device=3e6, user=True),
+    ])
+    assert found == {
+        "kernels": 3,
+        "operations": 5,
+        "waits of the host": 2,
+        "time on the device, seconds": 3.0,
+        "longest": ["gemm"],
+    }
