@@ -28,7 +28,7 @@ from landscape.autodiff.recording import (
     used_otherwise,
 )
 from landscape.autodiff.trees import Tree
-from landscape.autodiff.wide import zeros
+from landscape.autodiff.wide import COLUMNS, products, zeros
 from landscape.errors import one_line
 
 log = logging.getLogger(__name__)
@@ -93,8 +93,8 @@ class Recorded:
             into: (m, D) zeros to which these are written; None allocates memory.
 
         Returns:
-            (K, B) float64, with each parameter's part summed in the model's dtype; and the chosen gradients, (m, D), in
-            the order of `kept.T.nonzero()`: sample by sample.
+            (K, B) float64, with each parameter's part summed in the model's dtype, of kernels `COLUMNS` entries at a
+            time; and the chosen gradients, (m, D), in the order of `kept.T.nonzero()`: sample by sample.
         """
         found = zeros(seeds.shape[:2], self.values.device)
         rows = _Wanted(kept, self._chosen, len(self.values), into)
@@ -105,7 +105,8 @@ class Recorded:
             single = len(of_name) == 1 and first.kind == "weight" and isinstance(first.call.module, nn.Conv2d)
             if single and len(seeds) > 1:  # for one combination, the way of `_each` is faster
                 for piece, each in _of_convolution(first.call, first.d.transpose(0, 1)):
-                    found[:, piece] += torch.linalg.vector_norm(each, dim=(1, 3)).square().T.to(found.device)
+                    for some in torch.split(each, max(1, COLUMNS // each.shape[1]), dim=3):
+                        found[:, piece] += torch.linalg.vector_norm(some, dim=(1, 3)).square().T.to(found.device)
                     rows.of_all(name, piece, each)
                 continue
             for k in range(len(seeds)):
@@ -283,7 +284,7 @@ def weighted_squares(
         params: as for `squared_gradients`.
 
     Returns:
-        (K, n) float64; each parameter is summed in the model's dtype.
+        (K, n) float64.
 
     Raises:
         InputError: as for `squared_gradients`.
@@ -295,7 +296,7 @@ def weighted_squares(
     for run in _runs(model, batches, loss, params):
         found.append(zeros((len(weights), len(run.values)), example.device))
         for name, piece, each in run.pieces(torch.ones_like(run.values)):
-            found[-1][:, piece] += (of_names[name] @ each.square().T).to(found[-1].device)
+            found[-1][:, piece] += products(of_names[name], each.square())
     return torch.cat(found, dim=1)
 
 

@@ -152,3 +152,30 @@ def test_an_operation_whose_derivative_looks_at_numbers_goes_back_once_for_each_
     found = single_samples.record(model, inputs, torch.zeros(5), lambda outputs, _: outputs)
     expected = torch.stack([found.rows(s, keep=True).square().sum(1) for s in seeds])
     same(found.square_norms(seeds)[0], expected)
+
+
+def test_squared_lengths_of_a_long_layer_are_as_exact_as_its_dtype():
+    x = torch.randn(2, 2**22, generator=torch.Generator().manual_seed(0))
+    model = nn.Linear(x.shape[1], 1, bias=False)
+    found = single_samples.record(model, x, torch.zeros(2), lambda outputs, _: outputs[:, 0])
+    torch.testing.assert_close(
+        found.square_norms(torch.ones(1, 2))[0][0], x.double().square().sum(1), rtol=1e-6, atol=0
+    )
+
+
+def test_squared_lengths_of_a_long_kernel_are_as_exact_as_its_dtype():
+    generator = torch.Generator().manual_seed(0)
+    x, seeds = torch.randn(2, 2048, 1, 1, generator=generator), torch.randn(2, 2, 2048, generator=generator)
+    model = nn.Sequential(nn.Conv2d(2048, 2048, 1, bias=False), nn.Flatten())
+    found = single_samples.record(model, x, torch.zeros(2), lambda outputs, _: outputs)
+    expected = seeds.double().square().sum(2) * x.double().square().sum((1, 2, 3))
+    torch.testing.assert_close(found.square_norms(seeds)[0], expected, rtol=5e-6, atol=0)
+
+
+def test_weighted_squares_of_a_long_layer_are_as_exact_as_its_dtype():
+    generator = torch.Generator().manual_seed(0)
+    x, weights = torch.randn(2, 2**20, generator=generator), torch.rand(3, 2**20, generator=generator)
+    model = nn.Linear(x.shape[1], 1, bias=False)
+    batches = [(x, torch.zeros(2))]
+    found = single_samples.weighted_squares(model, batches, lambda outputs, _: outputs[:, 0], weights)
+    torch.testing.assert_close(found, weights.double() @ x.double().square().T, rtol=1e-5, atol=0)

@@ -19,7 +19,7 @@ import landscape as ls
 from landscape.analyses import directions, monitor
 from landscape.analyses.distances import Run
 from landscape.autodiff import memory
-from landscape.autodiff.wide import place, wide, zeros
+from landscape.autodiff.wide import place, products, wide, zeros
 from landscape.curvature import kinds
 from landscape.curvature.operators import curvature_operator
 from landscape.errors import InputError, NumericalError
@@ -236,3 +236,11 @@ def test_each_way_of_training_runs_without_float64(method):
     with stand_in.entered(float64=False):
         found = train(None, None, recipe, device=stand_in.NAME).history
     np.testing.assert_allclose(found.train_loss, expected.train_loss, rtol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(2, 2**22 + 5), (2, 1, 2**22 + 5)])
+def test_inner_products_of_long_vectors_keep_the_digits_of_their_dtype(shape):
+    a = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    found, expected = products(a, a), wide(a) @ wide(a).mT
+    assert found.dtype == torch.float64
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * 2**22)
