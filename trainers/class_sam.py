@@ -164,7 +164,7 @@ def class_conditional(
         radius = scale * d**0.25 * max(int(class_counts[c]) - 1, 1) ** -0.25
         moved_to = {}
         for (name, p), g in zip(named.items(), found, strict=True):
-            distance = radius * p.detach().norm().sqrt() * _inverse_root(2 * length(g))
+            distance = radius * length(p.detach()).sqrt() * _inverse_root(2 * length(g))
             moved_to[name] = p + distance * perturbation(p, g, adaptive=False)
         logits = functional_call(classifier, moved_to, (features[members],))
         there = labels.to(place, non_blocking=True)[members]

@@ -181,7 +181,7 @@ class GKP:
             A scalar; gradients flow through it.
         """
         with full_precision(theta.device):
-            apart = [f @ (theta - c).square() for f, c in zip(self.fisher, self.centres, strict=True)]
+            apart = [(f * (theta - c).square()).sum() for f, c in zip(self.fisher, self.centres, strict=True)]
             return (self._scale * (1 - shares)) @ torch.stack(apart) / 2
 
     @torch.no_grad()

@@ -318,14 +318,14 @@ class GSA(torch.optim.Optimizer):
             h = rows - whole
         else:
             axis = unit(whole)
-            projected = (rows @ axis)[:, None] * axis
+            projected = (rows * axis).sum(1, keepdim=True) * axis
             h = rows - projected if self._direction == "specific" else projected
         h_norm = torch.stack([length(row) for row in h])
         # If a gradient is parallel to g, only rounding remains, which has no direction; with one group this is always
         # so. A group without samples in the batch has no gradient, though 0 - g is one.
         real = (share > 0) & (h_norm > norms * torch.finfo(h.dtype).eps ** 0.5)
         safe = torch.where(real, h_norm, 1.0)
-        rho = theta.norm().sqrt() * (2 * safe).rsqrt() * d**-0.25 * self._spare.to(theta) ** -0.25
+        rho = length(theta).sqrt() * (2 * safe).rsqrt() * d**-0.25 * self._spare.to(theta) ** -0.25
         wanted = self._scale * rho
         scaled = wanted if self._clip is None else wanted.clamp(*self._clip)
         radius = scaled * math.sqrt(d)
@@ -339,7 +339,7 @@ class GSA(torch.optim.Optimizer):
         """Return the gradient of sum_g w_g ||theta|| / (2 sqrt(n_g - 1) rho_g), with rho_g as a constant."""
         slope = radii.share / (2 * self._spare.to(theta).sqrt() * radii.rho)
         total: Tensor = torch.where(radii.rho > 0, slope, 0.0).sum()
-        return theta.mul(total / theta.norm())
+        return theta.mul(total / length(theta))
 
 
 def _names(model: nn.Module, parameters: Sequence[Tensor]) -> list[str]:

@@ -39,7 +39,7 @@ from trainers.losses import (
     reweighted,
 )
 from trainers.optimizers import optimizer_of
-from trainers.passes import alone, flat, gradient, hand_over, kept_statistics, trainable
+from trainers.passes import alone, flat, gradient, hand_over, kept_statistics, length, trainable
 from trainers.recipes import Recipe
 from trainers.sam import SAM, shares
 
@@ -344,8 +344,8 @@ class Trainer:
         for p in self._parameters:
             if p.grad is not None:
                 p.grad.mul_(alpha)
-        data = torch.stack([p.grad.norm() for p in self._parameters if p.grad is not None]).norm()
-        self._effect[0] += torch.nan_to_num(pull.norm() / (pull.norm() + data)).to(self._effect.device)
+        data, own = length(flat(p.grad for p in self._parameters if p.grad is not None)), length(pull)
+        self._effect[0] += torch.nan_to_num(own / (own + data)).to(self._effect.device)
         self._effect[1] += 1
         for p, piece in zip(encoder, torch.split(pull, [p.numel() for p in encoder]), strict=True):
             piece = piece.view_as(p)

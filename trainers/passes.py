@@ -93,15 +93,20 @@ def flat(tensors: Iterable[Tensor]) -> Tensor:
 
 def length(vector: Tensor) -> Tensor:
     """Return the length of a vector of any shape, (); its squares may be too small or too large for its dtype."""
-    found: Tensor = torch.linalg.vector_norm(_at_most_one(vector)) * torch.linalg.vector_norm(vector, math.inf)
+    found: Tensor = _norm(_at_most_one(vector)) * torch.linalg.vector_norm(vector, math.inf)
     return found
 
 
 def unit(vector: Tensor) -> Tensor:
     """Return a vector of any shape divided by its length; zero for zero."""
     scaled = _at_most_one(vector)
-    size = torch.linalg.vector_norm(scaled)
+    size = _norm(scaled)
     return scaled.div_(torch.where(size > 0, size, 1.0))
+
+
+def _norm(vector: Tensor) -> Tensor:
+    """Return the length of a vector; `sum` adds up in a tree, `vector_norm` loses digits of long vectors on the CPU."""
+    return vector.square().sum().sqrt()
 
 
 def _at_most_one(vector: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from landscape.errors import InputError
 from trainers.class_sam import ClassSAM
 from trainers.gsa import GSA
-from trainers.passes import kept_statistics
+from trainers.passes import kept_statistics, length, unit
 from trainers.sam import SAM
 
 # SAM --------------------------------------------------------------------------------------------------------------
@@ -243,3 +243,10 @@ def test_steps_take_their_arguments_by_the_names_that_lightning_gives_them(kind)
     made(kind, model).step(closure=closure(model, inputs, labels), **more)
     made(kind, other).step(closure(other, inputs, labels), *more.values())
     assert torch.equal(flat(model.parameters()), flat(other.parameters()))
+
+
+def test_the_length_of_a_long_vector_has_the_digits_of_its_dtype():
+    vector = torch.randn(2**22, generator=torch.Generator().manual_seed(0))
+    expected = vector.double().norm()
+    torch.testing.assert_close(length(vector).double(), expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(unit(vector).double(), vector.double() / expected, rtol=1e-6, atol=1e-12)
