@@ -336,9 +336,10 @@ class SpectrumCosts:
         yield self._multiplied(f"products with the {self.kind.name}", times, block, halve)
         steps = min(runs.steps, self.objective.layout.size)
         start = self._vector()[None, None]
+        values = torch.linspace(1, 2, start.shape[-1]).to(start)  # with equal ones a run would end after a step
         yield Work(
             what="runs of Lanczos beside their products",
-            prepare=lambda n: lambda: lanczos(lambda V: V + 0, start, steps),
+            prepare=lambda n: lambda: lanczos(lambda V: V * values, start, steps),
             times=runs.products / steps,
             pieces=self.pieces,
         )

@@ -10,7 +10,7 @@ from refusals import refused
 from torch import nn
 
 import landscape as ls
-from landscape.analyses import displacements, gradient_errors, part_losses, samples
+from landscape.analyses import displacements, gradient_errors, part_losses, samples, spectrum_costs
 from landscape.analyses.distances import Run
 from landscape.autodiff import memory
 from landscape.curvature import gram
@@ -145,3 +145,16 @@ def test_an_accuracy_counts_pilot_draws_and_says_that_more_is_not_known():
     few = ls.estimate(ls.spectrum, objective(), accuracy=0.2)  # parts of 12 samples: all are taken
     assert few.note == ""
     assert not any(cost.what.startswith("pilot") for cost in few.costs)
+
+
+def test_the_timed_run_of_lanczos_takes_all_of_its_steps(monkeypatch):
+    taken, real = [], spectrum_costs.lanczos
+
+    def counted(matvec, probes, steps):
+        found = real(matvec, probes, steps)
+        taken.append((steps, int(found.steps.max())))
+        return found
+
+    monkeypatch.setattr(spectrum_costs, "lanczos", counted)
+    ls.estimate(ls.spectrum, objective(), steps=20, probes=1)
+    assert set(taken) == {(20, 20)}
