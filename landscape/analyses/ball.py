@@ -17,6 +17,7 @@ from torch import Tensor
 from landscape.analyses.part_losses import PartLosses
 from landscape.autodiff.wide import wide
 from landscape.curvature.lanczos import probe
+from landscape.curvature.places import dots
 from landscape.objective import points
 
 
@@ -63,12 +64,12 @@ def rises_within(
         # u = rho s / |s| turns with s, the part's slope: another gradient of a sample moves the rise by its product
         # with rho / |s| (1 - s s^T / |s|^2) of the slope at u.
         moved = at(rho * unit)[1]
-        turned = rho / length * scale * (moved - (unit @ moved) * unit)
+        turned = rho / length * scale * (moved - float(dots(unit[None], moved[None])) * unit)
         each = own.losses(theta + rho * scale * unit) - begun + own.slopes(turned)
         found = Rise(first, own.stderr(each))
     else:  # SAM's step is zero here, but the loss may have curvature: begin in an arbitrary direction
         z = probe(len(theta), seed=seed, number=0, distribution="gaussian", stream="ascent").to(theta)
-        _, worst, where = ascend(at, rho * z / z.norm(), rho=rho, steps=ascent_steps, report=report)
+        _, worst, where = ascend(at, rho * z / float(wide(z).norm()), rho=rho, steps=ascent_steps, report=report)
         found = Rise(0.0, math.nan)
     return found, Rise(worst, math.nan if where is None else own.stderr(own.losses(theta + scale * where) - begun))
 
@@ -105,7 +106,7 @@ def ascend(
         report((1 + number) / (1 + steps))
         step = rho / length if math.isnan(step) else step
         tried = u + step * slope
-        tried *= rho / max(rho, float(tried.norm()))
+        tried *= rho / max(rho, float(wide(tried).norm()))
         found, found_slope = at(tried)
         largest, where = (found, tried) if found > largest else (largest, where)
         if found > rise:

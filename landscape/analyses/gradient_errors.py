@@ -24,7 +24,7 @@ from torch import Tensor
 
 from landscape.analyses import part_losses
 from landscape.autodiff.differentiable import differentiable_attention
-from landscape.autodiff.wide import wide, zeros
+from landscape.autodiff.wide import products, wide, zeros
 from landscape.curvature import gram, rows
 from landscape.curvature.kinds import Factors
 from landscape.objective.objective import Objective
@@ -234,7 +234,7 @@ def _by_layers(objective: Objective, part: int, vectors: Tensor) -> np.ndarray:
             losses = run.values.detach()
             slopes = zeros((n_layers, n_vectors, len(losses)), objective.device)
             for name, some, each in run.pieces(torch.ones_like(losses)):
-                slopes[layer_of[name], :, some] += wide(pieces[name] @ each.T)
+                slopes[layer_of[name], :, some] += products(pieces[name], each)
             slopes = torch.cat([slopes.sum(0, keepdim=True), slopes])
             found.append(torch.cat([wide(losses)[None], slopes.flatten(0, 1)]).cpu())
     return torch.cat(found, dim=1).numpy()

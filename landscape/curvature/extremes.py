@@ -97,7 +97,7 @@ def ends(
         The ends and their bounds.
     """
     noise = probe(operator.size, seed=seed, number=0, distribution="gaussian", stream="ends")
-    noise = (noise / noise.norm()).to(operator.device, operator.dtype)
+    noise = (noise / float(wide(noise).norm())).to(operator.device, operator.dtype)
     length = 0.0 if guess is None else float(torch.linalg.vector_norm(wide(guess)))
     start, share = noise, 1.0
     if guess is not None and length > 0:
@@ -155,7 +155,7 @@ def beyond_gauss_newton(
     if found.place.team.size < place.team.size:  # the basis is whole
         basis, following = place.kept(basis), place.kept(following)
     own = rows.vectors.to(basis.device)
-    along = place.team.total(wide(own @ basis.mT))  # (rows, m)
+    along = place.products(own, basis)  # (rows, m)
     signed = torch.from_numpy(rows.sign * weights[rows.sample]).to(along.device)
     T = torch.from_numpy(np.diag(found.alpha - decay) + np.diag(found.beta[:-1], 1) + np.diag(found.beta[:-1], -1))
     T = T.to(along)

@@ -7,7 +7,8 @@ T = V^T A V:
 
 In finite precision the basis loses its orthogonality as soon as a Ritz value converges, and copies of it appear (Paige
 1976). Each new vector is therefore orthogonalised against all earlier ones, twice ("twice is enough", Parlett 1998,
-section 6.9), by two matrix products on one flat basis.
+section 6.9), by matrix products on one flat basis. Twice is enough only if the inner products have about half of their
+digits, so they are added up in float64.
 
 If the basis does not fit into memory, three vectors are enough. Without the earlier ones copies appear, but each copy
 is at an eigenvalue, and the weights of the copies sum to the eigenvalue's own weight (Greenbaum 1989; Chen, Trogdon and
@@ -299,7 +300,7 @@ class _Runs:
         """Return w without its components along all earlier vectors, which are removed twice."""
         earlier, own = self.basis[:, : self.taken + 1], self.place.kept(w)
         for _ in range(2):
-            own -= torch.bmm(self.place.team.total(torch.bmm(own[:, None], earlier.mT)), earlier)[:, 0]
+            own[:, None].baddbmm_(self.place.products(own[:, None], earlier).to(own), earlier, alpha=-1)
         return self.place.whole(own, w.device)
 
     def _check_symmetric(self, matvec: Callable[[Tensor], Tensor], w: Tensor) -> None:

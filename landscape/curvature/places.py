@@ -17,7 +17,7 @@ from torch import Tensor
 
 from landscape.autodiff import memory
 from landscape.autodiff.distributed import ALONE, Team
-from landscape.autodiff.wide import wide
+from landscape.autodiff.wide import products, wide
 from landscape.errors import InputError, arg
 
 if TYPE_CHECKING:
@@ -59,6 +59,18 @@ class Place:
             (n,) float64, the same on each process.
         """
         return self.team.total(dots(a, b))
+
+    def products(self, a: Tensor, b: Tensor) -> Tensor:
+        """Return the inner products of many vectors with others in float64; see `wide.products`.
+
+        Args:
+            a: (A, d) or (n, A, d), as they are kept.
+            b: (B, d) or (n, B, d), as they are kept.
+
+        Returns:
+            (A, B) or (n, A, B) float64, the same on each process.
+        """
+        return self.team.total(products(a, b))
 
     @property
     def note(self) -> str | None:

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from landscape.autodiff.distributed import ALONE, Team
-from landscape.autodiff.wide import wide
+from landscape.autodiff.wide import products, wide
 from landscape.curvature import bounded
 from landscape.curvature.lanczos import Distribution, Tridiagonal, lanczos, probe, unconverged
 from landscape.curvature.places import WHOLE, Place, Room, refuse
@@ -120,7 +120,7 @@ class Deflation:
             The unbiased estimate of the trace at the head of this file.
         """
         z = z.to(self.vectors)
-        sums = torch.cat([wide(self.vectors @ z), wide(self.next @ z)[None]])
+        sums = torch.cat([products(vectors, z[None])[:, 0] for vectors in (self.vectors, self.next[None])])
         *along, last = self.place.team.total(sums).tolist()
         a = np.array(along)
         across = a * (self.values * a + self.remainder * last)
@@ -136,12 +136,15 @@ class Deflation:
         Returns:
             The square.
         """
-        total = self.place.team.total
-        a = total(self.vectors @ z.to(self.vectors))
+        a = self._along(z)
         values, remainder = (torch.as_tensor(x).to(a) for x in (self.values, self.remainder))
         w = product - self.next * (remainder @ a) - (values * a) @ self.vectors
-        w -= total(self.vectors @ w) @ self.vectors
-        return float(total(torch.linalg.vecdot(wide(w), wide(w))))
+        w -= self._along(w) @ self.vectors
+        return float(self.place.dots(w[None], w[None]))
+
+    def _along(self, z: Tensor) -> Tensor:
+        """Return Q z, (r,) in the dtype of Q."""
+        return self.place.products(self.vectors, z[None].to(self.vectors))[:, 0].to(self.vectors)
 
 
 def run(operator: "Operator", plan: Plan, report: Callable[[float], None], *, estimate: bool = True) -> Runs:

@@ -34,7 +34,7 @@ from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.distributed import ALONE, Team
 from landscape.autodiff.single_samples import Recorded
 from landscape.autodiff.trees import Tree
-from landscape.autodiff.wide import wide, zeros
+from landscape.autodiff.wide import zeros
 from landscape.curvature.checks import refuse_zero, some_of
 from landscape.curvature.functions import functions_of
 from landscape.curvature.kinds import Factors
@@ -173,7 +173,8 @@ class Stored(Rows):
 
     def along(self, vector: Tensor) -> np.ndarray:
         """See `Rows.along`."""
-        return self.place.team.total(wide(self.vectors @ self.place.kept(vector.to(self.vectors)))).cpu().numpy()
+        own = self.place.kept(vector.to(self.vectors))
+        return self.place.products(self.vectors, own[None])[:, 0].cpu().numpy()
 
 
 def refusal(objective: Objective, factors: Factors) -> str | None:

@@ -383,3 +383,14 @@ def test_what_has_no_sharpness_is_refused():
     biases = CASES["residual-relu"].objective(params="bn1,*.bias")
     with refused(InputError, params="bn1,*.bias"):
         ls.sharpness(biases)
+
+
+def test_the_search_among_many_parameters_stays_within_the_ball():
+    slope, places = torch.randn(2**22, generator=torch.Generator().manual_seed(0)), []
+
+    def at(u):
+        places.append(float(u.double().norm()))
+        return float(len(places)), slope
+
+    ball.ascend(at, torch.zeros_like(slope), rho=1.0, steps=2, report=lambda share: None)
+    np.testing.assert_allclose(places[1:], 1, rtol=1e-6)

@@ -133,3 +133,14 @@ def test_probes_of_the_trace_are_others_than_those_of_the_runs_and_follow_seed_a
         assert len(set(np.round(runs.trace_samples, 9))) == len(runs.trace_samples)
     samples = list(found.values())
     assert all(not np.allclose(a[:6], b[:6]) for i, a in enumerate(samples) for b in samples[:i])
+
+
+def test_a_deflated_sample_of_many_parameters_keeps_the_digits_of_its_probe():
+    """The probe is along the only Ritz vector: z'Hz = |z|^2, all of which the eigenvalue 1 stands for."""
+    z = torch.randn(2**20, generator=torch.Generator().manual_seed(0))
+    square = float(z.double() @ z.double())
+    vector = (z.double() / square**0.5).float()
+    found = probing.Deflation(
+        vectors=vector[None], values=np.ones(1), remainder=np.zeros(1), next=torch.zeros_like(z), left=0.0
+    )
+    assert found.sample(z, square) == pytest.approx(1, abs=2e-5 * square)

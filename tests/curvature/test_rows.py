@@ -213,3 +213,11 @@ def test_samples_without_curvature_in_their_outputs_have_rows_of_length_zero():
     expected = torch.linalg.eigvalsh(dense(objective, 0, "ggn")).numpy()[::-1]
     np.testing.assert_allclose(spectrum(solved.values, len(expected)), expected, atol=1e-12 * expected[0])
     assert set(found.sample) == {39}
+
+
+def test_products_of_long_rows_with_a_vector_keep_their_digits():
+    vectors = torch.randn(2, 2**20, generator=torch.Generator().manual_seed(0))
+    facts = {"sample": np.arange(2), "row": np.zeros(2, dtype=int), "sign": np.ones(2), "n": 2}
+    found = rows.Stored(**facts, tau_plus=0.0, tau_minus=0.0, vectors=vectors).along(vectors[0])
+    expected = vectors.double() @ vectors[0].double()
+    np.testing.assert_allclose(found, expected.numpy(), rtol=0, atol=1e-5 * 2**20)
