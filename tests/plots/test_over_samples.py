@@ -173,6 +173,12 @@ def test_the_density_by_rows_has_a_band_over_samples():
     assert [c for c in ax.collections if isinstance(c, PolyCollection)]
 
 
+def test_the_density_of_one_probe_has_no_band_of_the_rows_that_are_stored_beside_it():
+    found = ls.spectrum(six_classes(nn.Tanh, epochs=2), steps=6, probes=1)
+    assert resampled(found, 0) is not None
+    assert not [c for c in plots.density(found, found.parts[0]).collections if isinstance(c, PolyCollection)]
+
+
 def test_panels_and_reports_show_the_larger_error_and_the_factors():
     spectrum = dataclasses.replace(
         sampled_parts(),

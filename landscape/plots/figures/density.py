@@ -40,6 +40,7 @@ def density(
 
     For eigenvalues from rows there are no probes; the band is the 5 to 95 % range over bootstrap draws of the samples.
     It comes from the stored rows, which hold at least 80 % of the trace; a panel says if there are too many for a band.
+    The density of one probe has no band.
 
     Args:
         spectrum: the result.
@@ -234,8 +235,11 @@ def _draw(ax: Axes, spectrum: Spectrum, p: int, curve: quadrature.Density, view:
 def _over_samples(
     spectrum: Spectrum, p: int, curve: quadrature.Density, view: View
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return the 90 % range of the density over bootstrap draws of the samples; None without rows."""
-    found = resampled(spectrum, p, most=MOST_RESAMPLED)
+    """Return the 90 % range of a density by rows over bootstrap draws of the samples; None for one of a probe.
+
+    Rows are those of G: their range is not that of the density of another matrix.
+    """
+    found = None if spectrum.ran(p) else resampled(spectrum, p, most=MOST_RESAMPLED)
     if found is None:
         return None
     again = quadrature.density(*found, width=view.width, axis=view.axis, grid=curve.eigenvalues, linear=view.linear)
