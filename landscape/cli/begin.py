@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from landscape.autodiff import costs, distributed
@@ -18,6 +19,7 @@ from landscape.objective.draws import draw_samples
 from landscape.objective.loading import load_objective
 from landscape.objective.objective import Objective
 from landscape.objective.runs import MAGIC
+from landscape.results import written
 
 
 @contextmanager
@@ -82,20 +84,34 @@ def begin(
             introduce(console, objective)  # the same pass gives the uncertainty, in proportion to which some are drawn
         drawn = used()
         if samples is not None:
-            _tell_draws(console, drawn)
+            weighted = drawn.draws is not None and bool(drawn.draws.factors.max() > 1)
+            how = "in proportion to their uncertainty" if weighted else "alike, as their uncertainty varies little"
+            console.note(told_draws(drawn.partition.names, drawn.counts, drawn.population, how))
         yield drawn, console
     finally:
         torch.set_num_threads(before)  # a program or a notebook that calls the command may have chosen them
         distributed.stop()
 
 
-def _tell_draws(console: Console, objective: Objective) -> None:
-    """Print how many samples are drawn to represent all."""
-    drawn, largest = int(objective.counts.sum()), 0.0 if objective.draws is None else objective.draws.factors.max()
-    how = "in proportion to their uncertainty" if largest > 1 else "alike, as their uncertainty varies little"
-    console.note(
-        f"{drawn:,} of {int(objective.population.sum()):,} samples are drawn, {how}; errors over samples are those of "
-        "the draw"
+def told_draws(parts: Sequence[str], used: np.ndarray, population: np.ndarray, how: str) -> str:
+    """Say how many samples are used to represent all, and which parts' samples were drawn.
+
+    Args:
+        parts: names of the parts.
+        used: samples that are used, (P,).
+        population: samples that there are, (P,).
+        how: how samples were drawn.
+
+    Returns:
+        A sentence.
+    """
+    drawn = [f"{part} ({n:,.0f} of {of:,.0f})" for part, n, of in zip(parts, used, population, strict=True) if n < of]
+    if not drawn:
+        return f"all {population.sum():,.0f} samples are used: no part has more than were asked for"
+    which = "each part" if 1 < len(parts) == len(drawn) else written.few(drawn)
+    return (
+        f"{used.sum():,.0f} of {population.sum():,.0f} samples are used. Drawn {how}: {which}; errors over samples are "
+        "there those of the draw"
     )
 
 

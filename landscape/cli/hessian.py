@@ -16,7 +16,7 @@ from landscape.analyses.spectrum import spectrum
 from landscape.autodiff import distributed
 from landscape.cli import along, over_samples
 from landscape.cli.analysis import DRAWN, checkpoint, numbers, output, parts, samples
-from landscape.cli.begin import begin
+from landscape.cli.begin import begin, told_draws
 from landscape.cli.console import Console
 from landscape.cli.options import Choice, command, limiting, option, seeding
 from landscape.curvature import verify
@@ -28,7 +28,7 @@ from landscape.errors import InputError
 from landscape.objective.objective import Objective
 from landscape.results import Spectrum, columns
 from landscape.results.predicted import FIELDS
-from landscape.results.written import short, with_error
+from landscape.results.written import few, short, with_error
 
 SPECTRUM = cloup.option_group(
     "Spectrum",
@@ -305,12 +305,8 @@ def _conclude(console: Console, found: Spectrum, path: Path, objective: Objectiv
     console.table(heads, rows, title=found.title)
     _doubts(console, found)
     if (found.n_used < found.n_samples).any():
-        known = found.lambda_max_sampling_stderr is not None
-        error = "; ± samples is the error of this draw where it is marked (draw)" if known else ""
-        console.note(
-            f"{found.n_used.sum():,.0f} of {found.n_samples.sum():,.0f} samples were drawn, in proportion to their "
-            f"uncertainty where that varies{error}"
-        )
+        how = "in proportion to their uncertainty where that varies"
+        console.note(told_draws(found.parts, found.n_used, found.n_samples, how))
     if (basis := found.provenance.get("basis")) is not None:
         console.note(f"the Lanczos basis was {basis}")
     _reached(console, found)
@@ -347,8 +343,7 @@ def _by_rows(console: Console, found: Spectrum, objective: Objective, options: O
     elif (reason := of_samples.refusal(objective, kind) or "") == "":
         reason = f"they need more than {of_samples.MOST_ROWS:,} rows, or more than fit into --cache"
     others = [part for part, known in zip(found.parts, own, strict=True) if not known]
-    names = ", ".join(others[:5]) + (f" and {len(others) - 5} more" if len(others) > 5 else "")
-    console.note(f"by Lanczos, not by rows: {names}, because {reason}")
+    console.note(f"by Lanczos, not by rows: {few(others)}, because {reason}")
 
 
 def _further(console: Console, found: Spectrum, n: int) -> None:
@@ -382,9 +377,13 @@ def _reached(console: Console, found: Spectrum) -> None:
         missed = f", above the requested {_percent(wanted)}" if any(error > wanted for error in errors) else ""
         missed += "; ? is unknown: a draw's error of H - G" if any(map(math.isnan, errors)) else ""
         console.note(
-            f"{part}: {used if used < n else 'all'} of {n:,} samples, lambda_max within {_percent(errors[0])}, "
-            f"trace within {_percent(errors[1])}{missed}"
+            f"{part}: {used if used < n else 'all'} of {n:,} samples, lambda_max {_within(errors[0])}, "
+            f"trace {_within(errors[1])}{missed}"
         )
+
+
+def _within(share: float) -> str:
+    return f"within {_percent(share)}" if share else "exact"
 
 
 def _percent(share: float) -> str:
@@ -434,8 +433,7 @@ def _show_overlap(console: Console, found: Spectrum) -> None:
         console.note("the directions are those of draws; the curvature along them is that of all samples")
     far = [found.parts[p] for p in np.flatnonzero(~found.vectors_converged)]
     if far:
-        names = ", ".join(far[:5]) + (f" and {len(far) - 5} more" if len(far) > 5 else "")
-        console.note(f"the directions of {names} have not all converged: raise --steps, or keep fewer --vectors")
+        console.note(f"the directions of {few(far)} have not all converged: raise --steps, or keep fewer --vectors")
 
 
 def _error(value: float) -> str:

@@ -16,6 +16,7 @@ from landscape.cli.console import Console
 from landscape.cli.options import COUNT, POSITIVE, command, option, seeding
 from landscape.errors import InputError
 from landscape.results import Sharpness, columns
+from landscape.results.written import few
 
 SHARPNESS = cloup.option_group(
     "Sharpness",
@@ -155,8 +156,7 @@ def _explain(console: Console, found: Sharpness) -> None:
 
 
 def _some(found: Sharpness, chosen: np.ndarray) -> str:
-    names = [found.parts[p] for p in np.flatnonzero(chosen)]
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return few([found.parts[p] for p in np.flatnonzero(chosen)])
 
 
 def _document(found: Sharpness, path: Path) -> dict[str, Any]:

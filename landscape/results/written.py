@@ -1,6 +1,7 @@
 """Write numbers and names in little space: numbers with the digits that are significant given their errors."""
 
 import math
+from collections.abc import Sequence
 
 
 def number(value: float) -> str:
@@ -55,6 +56,18 @@ def _plain(value: float) -> bool:
 
 def _decimals(value: float) -> int:
     return max(0, 3 - math.floor(math.log10(abs(value))))
+
+
+def few(names: Sequence[str]) -> str:
+    """Write the first five of some names, and how many more there are.
+
+    Args:
+        names: any number of them.
+
+    Returns:
+        The text, such as "a, b, c, d, e and 7 more".
+    """
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def shorten(name: str, length: int) -> str:

@@ -3,11 +3,12 @@
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from refusals import refused
 
-from landscape.cli.begin import begin, result_path
+from landscape.cli.begin import begin, result_path, told_draws
 from landscape.errors import InputError
 from landscape.networks import checkpoints, models
 from landscape.objective.objective import Objective
@@ -130,6 +131,21 @@ def test_a_result_lies_beside_what_it_is_of(kept):
     assert result_path(None, "run/snap*/*.pt", "features") == Path("run/features.h5")
     assert result_path(None, "*.pt", "features") == Path("features.h5")
     assert result_path("x.h5", "run", "features") == Path("x.h5")
+
+
+@pytest.mark.parametrize(
+    ("used", "there", "absent"),
+    [
+        ((64, 50, 3), ["117", "177", "a (64 of 124)"], ["b", "c"]),
+        ((64, 25, 1), ["90", "177", "each part"], ["(64"]),
+        ((124, 50, 3), ["all 177"], ["rawn"]),
+    ],
+)
+def test_samples_that_are_used_are_told_apart_from_those_that_were_drawn(used, there, absent):
+    told = told_draws(("a", "b", "c"), np.array(used), np.array([124, 50, 3]), "by lot")
+    words = told.replace(";", " ").replace(".", " ").split()
+    assert all(text in told for text in there)
+    assert not any(text in words or (len(text) > 1 and text in told) for text in absent)
 
 
 def test_drawing_samples_takes_no_further_pass_over_all_of_them(tmp_path, monkeypatch):

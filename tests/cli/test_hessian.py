@@ -93,6 +93,13 @@ def test_the_errors_that_remain_have_digits_however_small_they_are():
     assert [re.findall(r"(\S+)%", note) for note in console.notes] == [["2e-07", "12.3", "1e-07"]] * 3
 
 
+def test_a_number_without_an_error_that_remains_is_exact():
+    found = ls.spectrum(CASES["mlp-tanh"].objective(), operator="ggn", accuracy=1e-9)
+    console = Said()
+    hessian._reached(console, dataclasses.replace(found, trace_error=np.zeros(3)))  # private: as above
+    assert [re.findall(r"trace (\S+)", note) for note in console.notes] == [["exact"]] * 3
+
+
 @pytest.mark.parametrize(("tol", "named"), [(None, {"--accuracy"}), (1e-9, {"--tol", "--max-steps"})])
 def test_what_set_the_tolerance_is_named_where_lambda_max_has_not_converged(tol, named):
     found = ls.spectrum(CASES["mlp-tanh"].objective(), accuracy=0.9, tol=tol)
