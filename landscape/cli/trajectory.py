@@ -6,6 +6,7 @@ from typing import Any, TypeAlias
 
 import click
 import cloup
+import numpy as np
 
 from landscape.analyses import directions
 from landscape.analyses import trajectory as trajectories
@@ -22,6 +23,7 @@ from landscape.objective import points
 from landscape.objective.batch_norm import DEFAULT, BatchNorm
 from landscape.objective.runs import path_of_training
 from landscape.results import Trajectory, disk, hdf5, store
+from landscape.results.written import with_error
 
 TRAJECTORY = cloup.option_group(
     "Paths and plane",
@@ -213,26 +215,27 @@ def _conclude(console: Console, result: Trajectory, path: Path) -> None:
     shares = result.n_samples / result.n_samples.sum()
     order = result.train_counts.argsort()
     head, tail = int(order[-1]), int(order[0])
+    known = result.mark_loss_stderr is not None
+    errors = np.zeros(result.mark_loss.shape) if result.mark_loss_stderr is None else result.mark_loss_stderr
     rows = [
         [
             name,
             f"{result.mark_epoch[m]:g}",
             ", ".join(f"{c:.3g}" for c in result.mark_position[m]),
             f"{result.mark_distance[m]:.3g}",
-            f"{shares @ result.mark_loss[m]:.4g}",
-            f"{result.mark_loss[m, head]:.4g}",
-            f"{result.mark_loss[m, tail]:.4g}",
+            with_error(float(shares @ result.mark_loss[m]), float(np.linalg.norm(shares * errors[m]))),
+            *(with_error(result.mark_loss[m, p], errors[m, p]) for p in (head, tail)),
         ]
         for m, name in enumerate(result.marks)
     ]
-    heads = ["checkpoint", "epoch", "on the plane", "off it", "loss", f"of {result.parts[head]}"]
-    heads += [f"of {result.parts[tail]}"]
+    heads = ["checkpoint", "epoch", "on the plane", "off it", "loss", *(f"of {result.parts[p]}" for p in (head, tail))]
     title = "; ".join(result.axes)
-    console.table(heads, rows, title=f"axes: {title}")
+    console.table(heads, rows, title=f"axes: {title}" + "; losses ± samples" * known)
     console.say(f"verdict: {result.verdict}\nresult: {path}\nfigure: landscape plot {path}")
 
 
 def _document(result: Trajectory, path: Path) -> dict[str, Any]:
+    errors = result.mark_loss_stderr
     marks = [
         {
             "name": name,
@@ -240,6 +243,7 @@ def _document(result: Trajectory, path: Path) -> dict[str, Any]:
             "position": result.mark_position[m],
             "distance": result.mark_distance[m],
             "loss": dict(zip(result.parts, result.mark_loss[m], strict=True)),
+            "loss_stderr": None if errors is None else dict(zip(result.parts, errors[m], strict=True)),
         }
         for m, name in enumerate(result.marks)
     ]

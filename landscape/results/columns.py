@@ -138,10 +138,13 @@ _CENTRE_ACCURACY = replace(
     _DRAWN_ACCURACY, field="centre_accuracy", error="centre_accuracy_stderr", of_error="samples", key="accuracy"
 )
 _COMPARED_LOSS = Column(head="loss", field="loss", compared=True, summary="loss")
+_FEATURES_LOSS, _FEATURES_ACCURACY = (
+    replace(column, error=f"{column.field}_stderr", of_error="samples") for column in (_DRAWN_LOSS, _DRAWN_ACCURACY)
+)
 _GRADIENTS_LOSS = replace(_DRAWN_LOSS, error="loss_sampling_stderr", of_error="samples")
 _OVER_SAMPLES = (
     *(LOSS, _COMPARED_LOSS, ACCURACY, *MEASURED, _CENTRE, _CENTRE_ACCURACY),
-    *(_DRAWN_LOSS, _DRAWN_ACCURACY, *_DRAWN_MEASURED, _GRADIENTS_LOSS),
+    *(_DRAWN_LOSS, _DRAWN_ACCURACY, *_DRAWN_MEASURED, _GRADIENTS_LOSS, _FEATURES_LOSS, _FEATURES_ACCURACY),
 )
 """Columns of means over the samples that a result used."""
 
@@ -165,6 +168,12 @@ _SURFACE = (
         cell=lambda surface, p: ", ".join(f"{c:.3g}" for c in surface.lowest_position[p]),
     ),
 )
+
+
+def _of_features(head: str, field: str, **more: Any) -> Column:
+    """Return the column of a number of features, with its error over samples."""
+    after = column_values.of_draw
+    return Column(head=head, field=field, error=f"{field}_stderr", of_error="samples", after=after, **more)
 
 
 def _of_gradients(head: str, field: str, **more: Any) -> Column:
@@ -432,30 +441,29 @@ TABLES: Mapping[str, Sequence[Column]] = {
     "features": (
         TRAINED,
         SAMPLES,
-        _DRAWN_LOSS,
-        _DRAWN_ACCURACY,
-        Column(
-            head="Q",
-            field="quality",
-            error="quality_stderr",
-            of_error="samples",
-            after=column_values.of_draw,
-            summary="feature quality",
-        ),
-        Column(head="Q inverse", field="quality_inverse"),
-        Column(head="Dis", field="distance", error="distance_stderr", of_error="samples", after=column_values.of_draw),
+        _FEATURES_LOSS,
+        _FEATURES_ACCURACY,
+        _of_features("Q", "quality", summary="feature quality"),
+        _of_features("Q inverse", "quality_inverse"),
+        _of_features("Dis", "distance"),
         Column(head="nearest", field="nearest", cell=column_values.nearest),
-        Column(head="Var", field="variance", error="variance_stderr", of_error="samples", after=column_values.of_draw),
-        Column(head="|mu_c - mu|", field="mean_norm"),
-        Column(head="cos(mu_c, w_c)", field="alignment"),
-        Column(head="NCM ≠ net", field="disagreement", form="percent"),
+        _of_features("Var", "variance"),
+        _of_features("|mu_c - mu|", "mean_norm"),
+        _of_features("cos(mu_c, w_c)", "alignment"),
+        _of_features("NCM ≠ net", "disagreement", form="percent"),
     ),
     "history": (
         TRAINED,
         _count("test samples", "test_counts", missing="unknown", summary="samples", key="samples"),
         Column(head="test loss", field="test_loss_per_class", summary="loss", key="loss"),
         Column(
-            head="test accuracy", field="test_accuracy_per_class", form="percent", summary="accuracy", key="accuracy"
+            head="test accuracy",
+            field="test_accuracy_per_class",
+            error="test_accuracy_per_class_stderr",
+            of_error="samples",
+            form="percent",
+            summary="accuracy",
+            key="accuracy",
         ),
         Column(head="Q", field="quality", summary="feature quality"),
     ),

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from landscape.errors import arg
+from landscape.results import inference
 from landscape.results.axes import Counts, Floats, array, scalar
 from landscape.results.base import Result
 
@@ -63,6 +64,17 @@ class History(Result):
     )
 
     method: str = scalar(doc="name of the recipe")
+
+    @property
+    def test_accuracy_stderr(self) -> np.ndarray:
+        """Standard errors of `test_accuracy` over the test samples, one for each epoch."""
+        return inference.share_stderr(self.test_accuracy, float(self.test_counts.sum()))
+
+    @property
+    def test_accuracy_per_class_stderr(self) -> np.ndarray:
+        """Standard errors of `test_accuracy_per_class`, (epochs, P)."""
+        each = zip(self.test_accuracy_per_class.T, self.test_counts, strict=True)
+        return np.stack([inference.share_stderr(accuracy, float(n)) for accuracy, n in each], axis=1)
 
     @property
     def idle(self) -> tuple[str, ...]:

@@ -151,11 +151,17 @@ def test_a_trajectory_of_two_runs_and_a_plane_through_checkpoints(here, capsys):
     assert main([*words, "-o", out]) == 0
     found = ls.load(out)
     assert found.mark_epoch.tolist() == [0, 1, 2, 3]
+    printed = " ".join(capsys.readouterr().out.split())
+    for losses, errors in zip(found.mark_loss, found.mark_loss_stderr, strict=True):
+        assert " ".join(map(with_error, losses, errors)) in printed
     assert main(["plot", out]) == 0
     through = ["--through", "other.pt", "--through", "snapshots/epoch-0000.pt", "-o", str(here / "u.h5"), "--json"]
-    assert main([*words, *through]) == 0
     capsys.readouterr()
+    assert main([*words, *through]) == 0
+    document = json.loads(capsys.readouterr().out)
     chosen = ls.load(here / "u.h5")
+    for mark, errors in zip(document["checkpoints"], chosen.mark_loss_stderr, strict=True):
+        assert [mark["loss_stderr"][part] for part in chosen.parts] == pytest.approx(errors)
     assert chosen.mark_distance[0] == pytest.approx(0, abs=1e-3)
     assert (found.batch_norm, chosen.batch_norm) == ("reestimate", "log-interpolate")
     assert found.mark_policy_loss.shape == (4, 2)

@@ -7,6 +7,7 @@ from refusals import missing, refused
 
 from landscape import plots
 from landscape.errors import InputError
+from landscape.results import columns, inference
 
 
 def test_training_shows_losses_accuracies_and_classes_with_the_most_frequent_first():
@@ -19,6 +20,23 @@ def test_training_shows_losses_accuracies_and_classes_with_the_most_frequent_fir
     assert [line.get_label() for line in classes.lines] == ["class 2 (7)", "class 1 (6)", "class 0 (5)"]
     np.testing.assert_array_equal(classes.lines[0].get_ydata(), found.test_accuracy_per_class[:, 2])
     assert all(ax.get_xlabel() == "epoch" for ax in fig.axes)
+
+
+def test_test_accuracies_have_the_errors_of_their_samples_in_the_table_and_as_bands_on_demand():
+    found = history(test_accuracy=np.array([0.5, 0.0, np.nan, 0.9]), test_counts=np.array([100, 10, 1]))
+    assert found.test_accuracy_stderr[[0, 3]] == pytest.approx([0.0477, 0.0294], rel=0.01)
+    whole, rare = (inference.share_stderr(found.test_accuracy_per_class[-1], n) for n in (100, 10))
+    heads, rows = columns.table(found)
+    at = heads.index("test accuracy % ± samples")
+    expected = [f"± {100 * whole[0]:.1g}", f"± {100 * rare[1]:.1g}", ""]
+    assert [row[at].partition(" ")[2] for row in rows] == expected  # one sample has no known spread
+    _, accuracy, classes = plots.training(found, errors=True).axes
+    (band,) = accuracy.collections
+    ends = band.get_paths()[0].vertices
+    assert ends[ends[:, 0] == 1, 1].max() == pytest.approx(0.5 + found.test_accuracy_stderr[0])
+    assert set(ends[:, 0]) == {1, 2, 4}
+    assert len(classes.collections) == 3
+    assert not any(ax.collections for ax in plots.training(found).axes)
 
 
 def final(*accuracies):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from fitted import six_classes
-from made import THREE, gradients
+from made import THREE, features, gradients
 from matplotlib.collections import LineCollection, PolyCollection
 from results_of_all_kinds import sharpness
 from sampled import of_rows, rows
@@ -19,6 +19,7 @@ from landscape.report.figures import SHOWN, matrices, pictures
 from landscape.report.rows import rows_of
 from landscape.report.sources import Source
 from landscape.results import columns, matched, over_samples
+from landscape.results.features import WITH_ERRORS
 from landscape.results.pool import pool, resampled
 
 
@@ -277,3 +278,14 @@ def test_errors_of_gradients_stand_beside_the_numbers_and_say_where_they_are_tho
             assert row.cells[key].error == pytest.approx([0.5, 0.25, np.nan][p], nan_ok=True)
     assert matrices(found)[0].cells[0] == [f"{v:.3g} ± 0.1".replace("-", "\N{MINUS SIGN}") for v in found.between[0, 0]]
     assert "±" not in "".join(matrices(plain)[0].cells[0])
+
+
+def test_every_number_of_features_in_the_table_has_its_error():
+    plain = features(3)
+    known = {f"{name}_stderr": np.full(getattr(plain, name).shape, 0.125) for name in WITH_ERRORS}
+    found = dataclasses.replace(plain, **known)
+    heads, (row, *_) = columns.table(found)
+    with_errors = {head for head, cell in zip(heads, row, strict=True) if "±" in cell}
+    assert len(with_errors) == 9
+    assert all(head.endswith("± samples") for head in with_errors)
+    assert not any("±" in text for text in (*columns.table(plain)[0], *columns.table(plain)[1][0]))

@@ -1,6 +1,7 @@
 """The history of a training: curves over epochs, for all samples and for each class, the most frequent first."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -20,12 +21,13 @@ MOST_NAMES = 12
 
 
 @figure
-def training(history: History, parts: Sequence[str] | None = None) -> Figure:
+def training(history: History, parts: Sequence[str] | None = None, *, errors: bool = False) -> Figure:
     """Draw loss, accuracy and the accuracy of each class over the epochs.
 
     Args:
         history: the result.
         parts: names of the classes to draw; None for all.
+        errors: draw a band of one standard error over the test samples around each curve of test accuracies.
 
     Returns:
         A new figure with three axes.
@@ -43,6 +45,11 @@ def training(history: History, parts: Sequence[str] | None = None) -> Figure:
             ax.set_ylabel({"loss": "mean loss", "accuracy": "accuracy"}[what])
             ax.legend(frameon=False, fontsize="small")
         _per_class(fig, classes, history, history.test_accuracy_per_class, chosen)
+        if errors:
+            every = history.test_accuracy_per_class.T, history.test_accuracy_per_class_stderr.T
+            _band(accuracy, history.epoch, history.test_accuracy, history.test_accuracy_stderr, colours[1])
+            for shade, c in zip(theme.shades(len(chosen)), chosen, strict=True):
+                _band(classes, history.epoch, every[0][c], every[1][c], shade)
         classes.set_ylabel("test accuracy of the class")
         for ax in (accuracy, classes):
             ax.set_ylim(-0.02, 1.02)
@@ -207,6 +214,12 @@ def _line(ax: Axes, epochs: np.ndarray, values: np.ndarray, **style: object) -> 
     known = np.isfinite(values)  # epochs between two measurements are joined by a line
     marker = "o" if known.sum() < 20 else ""
     ax.plot(epochs[known], values[known], marker=marker, markersize=3, linewidth=1.2, **style)  # type: ignore[arg-type]
+
+
+def _band(ax: Axes, epochs: np.ndarray, values: np.ndarray, errors: np.ndarray, colour: Any) -> None:
+    known = np.isfinite(values) & np.isfinite(errors)
+    low, high = values[known] - errors[known], values[known] + errors[known]
+    ax.fill_between(epochs[known], low, high, color=colour, alpha=0.25, linewidth=0)
 
 
 def _per_class(fig: Figure | None, ax: Axes, history: History, values: np.ndarray, chosen: Sequence[int]) -> None:
