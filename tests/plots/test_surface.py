@@ -179,6 +179,18 @@ def test_what_was_not_computed_beyond_all_points_is_neither_filled_nor_a_hole(ho
     assert ("hatched" in below(fig)) == hole
 
 
+def test_errors_of_a_plane_are_drawn_in_place_of_its_losses_on_a_scale_of_their_own():
+    plain = three_classes()
+    found = dataclasses.replace(plain, loss_stderr=plain.loss / 8, centre_loss_stderr=plain.centre_loss / 8)
+    *panels, bar = plots.surface(found, errors=True).axes
+    levels = fills(panels[0]).levels
+    assert levels[0] <= found.loss_stderr.min() < found.loss_stderr.max() <= levels[-1] < found.loss.max()
+    assert "standard error" in bar.get_ylabel()
+    assert not any(line.get_marker() == "v" for ax in panels for line in ax.lines)  # the lowest loss is not of errors
+    with refused(InputError, "errors"):
+        plots.surface(plain, errors=True)
+
+
 def test_the_checkpoint_lowest_points_and_other_checkpoints_are_marked_by_name():
     found = three_classes(marks=("a $x$ $ b", "last.pt"))
     ax = plots.surface(found, ["class 2"]).axes[0]

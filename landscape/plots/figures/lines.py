@@ -18,7 +18,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from landscape.errors import InputError, arg, said
 from landscape.plots.layout import panels, paper, theme
 from landscape.plots.layout.drawable import figure
-from landscape.plots.layout.parts import MOST_PARTS, colours, heading, joined, named, weighting
+from landscape.plots.layout.parts import MOST_PARTS, colours, heading, joined, named, weighting, without_errors
 from landscape.plots.layout.planes import axis_labels, units
 from landscape.plots.layout.scales import Scale, label, scale
 from landscape.results import Surface, inference, written
@@ -164,7 +164,7 @@ def _curve(surface: Surface, p: int, name: str, colour: Any, euclidean: bool, er
     bands = None
     if errors:
         if surface.loss_stderr is None:
-            raise InputError(f"this surface has no errors over samples: compute it again, or leave {arg('errors')} out")
+            raise InputError(without_errors())
         bands = surface.loss_stderr[p, 0, known], _accuracy_error(surface, p)[known]
     return _Curve(
         name=name,

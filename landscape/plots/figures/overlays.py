@@ -156,7 +156,9 @@ def compare_surfaces(
             of_one, f"{title}on one scale", log=log, vmin=vmin, vmax=vmax, euclidean=euclidean, errors=errors
         )
     if errors:
-        raise InputError(f"errors over samples are drawn of lines, and these are planes: leave {arg('errors')} out")
+        raise InputError(
+            f"errors of several planes are not drawn side by side: leave {arg('errors')} out, or draw each plane alone"
+        )
     cells = _cells(drawn, parts)
     shared = scale(
         np.concatenate([cell.heights.ravel() for cell in cells]), levels=levels, log=log, vmin=vmin, vmax=vmax

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from landscape.errors import InputError
 from landscape.plots.layout import drawing, panels, planes, theme
 from landscape.plots.layout.drawable import figure
-from landscape.plots.layout.parts import heading, joined, title
+from landscape.plots.layout.parts import heading, joined, title, without_errors
 from landscape.plots.layout.scales import scale
 from landscape.results import Surface
 
@@ -39,7 +39,7 @@ def contours(
         surface: the result, over a plane; for a trajectory, its paths are drawn too.
         part: name of the part; None if there is only one.
         ax: axes to draw on; None makes a new figure with the verdict below.
-        what: "loss" or "accuracy".
+        what: "loss", "accuracy", or "loss_stderr", the standard error of the loss over samples.
         levels: approximate number of levels, or the levels; use the same levels in figures that are compared.
         log: None means logarithmic levels if the values span decades.
         vmin: lowest level.
@@ -56,7 +56,7 @@ def contours(
     """
     planes.check_plane(surface)
     if what not in panels.UNITS:
-        raise InputError(f"what must be loss or accuracy, got {what!r}")
+        raise InputError(f"what must be one of {', '.join(panels.UNITS)}, got {what!r}")
     if part is None and len(surface.parts) != 1:
         shown = ", ".join(surface.parts[:10]) + (", ..." if len(surface.parts) > 10 else "")
         raise InputError(f"there are {len(surface.parts)} parts: name one of {shown}, or draw all by surface()")
@@ -87,6 +87,7 @@ def surface(
     vmin: float | None = None,
     vmax: float | None = None,
     euclidean: bool = False,
+    errors: bool = False,
 ) -> Figure:
     """Draw filled contours of the loss, a panel for each part, all with the same levels.
 
@@ -98,14 +99,18 @@ def surface(
         vmin: lowest level.
         vmax: highest level.
         euclidean: draw lengths to scale, as they are in parameter space.
+        errors: draw the standard error of the loss over samples, in place of the loss.
 
     Returns:
         A new figure.
 
     Raises:
-        InputError: no such part, a line, or options that leave nothing to draw.
+        InputError: no such part, a line, errors of a surface that has none, or options that leave nothing to draw.
     """
-    return _figure(surface, parts, "loss", euclidean, levels=levels, log=log, vmin=vmin, vmax=vmax)
+    if errors and surface.loss_stderr is None:
+        raise InputError(without_errors())
+    what = "loss_stderr" if errors else "loss"
+    return _figure(surface, parts, what, euclidean, levels=levels, log=log, vmin=vmin, vmax=vmax)
 
 
 @figure

@@ -16,7 +16,7 @@ from landscape.plots.layout.scales import Scale, label
 from landscape.results import Surface, Trajectory
 from landscape.results.regroup import grid_of
 
-COLOURS = {"loss": "viridis", "accuracy": "cividis"}
+COLOURS = {"loss": "viridis", "accuracy": "cividis", "loss_stderr": "magma"}
 BULLET = "\N{BULLET} "
 
 

@@ -25,7 +25,11 @@ LEFT, RIGHT = 0.66, 1.02
 EDGE = 0.12
 """Room at the right where nothing stands there."""
 
-UNITS = {"loss": "mean loss", "accuracy": "accuracy"}
+UNITS = {
+    "loss": "mean loss",
+    "accuracy": "accuracy",
+    "loss_stderr": "standard error of the mean loss over samples",
+}
 
 _HEADING, _SMALL = 9.0, 6.5  # points, of the words above and below the panels
 _NUMBERS = 0.5  # below the lowest panels

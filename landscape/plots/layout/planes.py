@@ -43,7 +43,7 @@ def filled(surface: Surface, what: str = "loss") -> np.ndarray:
 
     Args:
         surface: a plane.
-        what: "loss" or "accuracy".
+        what: "loss", "accuracy" or "loss_stderr".
 
     Returns:
         (P, ny, nx), nan in holes and beyond the computed points.
