@@ -38,6 +38,11 @@ def show(console: Console, found: Spectrum) -> None:
             f"? not resolved: fewer than {FEW}, or a standard error above {RESOLVED:.0%} of "
             "lambda_max or trace; lambda_max of few samples is too large on average"
         )
+    if by_few := [part for part, one in known if one is not None and one.of_few]:
+        console.note(
+            f"few samples have most of the uncertainty of {written.few(by_few)}: for such a class intervals of "
+            "lambda_max and trace may hold in 75 to 89 % of cases, not in 90 %"
+        )
     if any(estimate_error(found, p) > 0 for p in range(len(found.parts))):
         console.note("trace, 90 %: with the error of the estimate, which the first table has")
     if of_g:

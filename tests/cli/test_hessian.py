@@ -7,12 +7,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from cases import CASES, Case, concave, mlp
+from fitted import network
 from torch import nn
 
 import landscape as ls
 from landscape.analyses import samples
 from landscape.analyses.options import Options
 from landscape.cli import hessian, over_samples
+from landscape.results.over_samples import of_part
 
 
 class Said:
@@ -107,6 +109,19 @@ def test_what_set_the_tolerance_is_named_where_lambda_max_has_not_converged(tol,
     # private: printed by the command only, below its table
     hessian._doubts(console, dataclasses.replace(found, converged=np.array([False, True, True])))
     assert set(re.findall(r"--[a-z-]+", console.notes[0])) == named
+
+
+def test_parts_of_whose_uncertainty_few_samples_have_most_are_named_unless_they_have_no_interval():
+    found, told = ls.spectrum(network(sizes=(60, 5)), operator="ggn"), []
+    for few in (False, True):
+        uncertainty = np.where(np.isfinite(found.sample_uncertainty), 1.0, np.nan)
+        uncertainty[:, 1:] *= 1e-4 if few else 1
+        one, console = dataclasses.replace(found, sample_uncertainty=uncertainty), Said()
+        over_samples.show(console, one)
+        assert [of_part(one, p).of_few for p in range(2)] == [few, False]
+        told.append({note for note in console.notes if "few samples have" in note})
+    assert [len(notes) for notes in told] == [0, 1]
+    assert "of 0:" in told[1].pop()
 
 
 def test_no_interval_is_made_up():
