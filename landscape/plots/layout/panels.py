@@ -28,7 +28,7 @@ EDGE = 0.12
 UNITS = {
     "loss": "mean loss",
     "accuracy": "accuracy",
-    "loss_stderr": "standard error of the mean loss over samples",
+    "loss_stderr": "s.e. of the loss",
 }
 
 _HEADING, _SMALL = 9.0, 6.5  # points, of the words above and below the panels
