@@ -327,14 +327,15 @@ def _by_rows(console: Console, found: Spectrum, objective: Objective, options: O
         return
     nothing = np.full(len(found.parts), np.nan)
     above, below = (nothing if b is None else b for b in (found.eigenvalue_above, found.eigenvalue_below))
-    bounds = np.fmax(above, below)
+    rounding = nothing if found.eigenvalue_rounding is None else found.eigenvalue_rounding
+    bounds = np.fmax(above, below) - rounding
     own = np.isfinite(bounds)
     if found.eigenvalues is not None and own.any():
         rows = np.isfinite(found.eigenvalues[own]).sum(axis=1)
         which = "each part" if own.all() else f"{own.sum()} of {len(own)} parts"
         console.note(
-            f"by rows: {rows.min():,} to {rows.max():,} eigenvalues of {which}; none is off by more than "
-            f"{bounds[own].max():.2g}"
+            f"by rows: {rows.min():,} to {rows.max():,} eigenvalues of {which}; none is off by more than the rows that "
+            f"are left out, {bounds[own].max():.2g}, and rounding, {rounding[own].max():.2g}"
         )
     if own.all():
         return
@@ -400,7 +401,10 @@ def _doubts(console: Console, found: Spectrum) -> None:
             remedy = f" after {int(found.runs(p)[2].max())} steps; raise --steps or set --tol"
         else:
             by_rows = found.eigenvalues is not None and np.isfinite(found.eigenvalues[p]).any()
-            remedy = "; lower --ggn-tol" if by_rows else f"; {longer}"
+            rounded = found.eigenvalue_rounding is not None and (
+                found.eigenvalue_rounding[p] > found.lambda_max_residual[p] / 2
+            )
+            remedy = f"; {('use --dtype float64' if rounded else 'lower --ggn-tol') if by_rows else longer}"
         console.note(
             f"* lambda_max of {found.parts[p]} has not converged: residual {found.lambda_max_residual[p]:.2g} of "
             f"{found.lambda_max[p]:.4g}{remedy}"

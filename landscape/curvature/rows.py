@@ -13,9 +13,10 @@ inequality, for every j,
 
     lambda_j(kept) - tau_minus <= lambda_j(G) <= lambda_j(kept) + tau_plus
 
-with tau the traces of the omitted part. Rounding in float32 adds about 10 units of rounding times |G|. The same K and
-lengths determine every statistic over samples, see results/gram.py. Sources: Horn and Johnson 2013, theorem 4.3.1
-(Weyl); Dangel et al. 2022, "ViViT"; Papyan 2020 on the rows of the cross-entropy.
+with tau the traces of the omitted part, in exact arithmetic. Rounding adds up to some hundred units of rounding of |G|,
+of which analyses/sample_fields.py knows the number. The same K and lengths determine every statistic over samples, see
+results/gram.py. Sources: Horn and Johnson 2013, theorem 4.3.1 (Weyl); Dangel et al. 2022, "ViViT"; Papyan 2020 on the
+rows of the cross-entropy.
 """
 
 import itertools

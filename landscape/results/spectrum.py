@@ -235,10 +235,19 @@ class Spectrum(Predicted):
         "part", unit="loss", doc="value of all other eigenvalues: 0, or the weight decay", optional=True
     )
     eigenvalue_above: Floats | None = array(
-        "part", unit="loss", doc="no eigenvalue is more than this above its value by rows", optional=True
+        "part",
+        unit="loss",
+        doc="no eigenvalue is more than this above its value by rows: what rows leave out, and `eigenvalue_rounding`",
+        optional=True,
     )
     eigenvalue_below: Floats | None = array(
-        "part", unit="loss", doc="no eigenvalue is more than this below its value by rows", optional=True
+        "part", unit="loss", doc="no eigenvalue is more than this below its value by rows; likewise", optional=True
+    )
+    eigenvalue_rounding: Floats | None = array(
+        "part",
+        unit="loss",
+        doc="the part of both that is for rounding: measured, where the rest is proved",
+        optional=True,
     )
 
     gram: Floats | None = array(

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from cases import CASES, Case, concave, mlp
 from fitted import network
 from torch import nn
@@ -67,10 +68,21 @@ def test_more_outputs_than_products_are_the_reason_for_lanczos():
 def test_the_bound_of_eigenvalues_knows_those_below_too():
     objective = Case(lambda: mlp(nn.Tanh()), loss=concave).objective()
     found = ls.spectrum(objective, operator="ggn", ggn_tol=0.01)
-    larger = max(found.eigenvalue_above.max(), found.eigenvalue_below.max())
-    (note,) = said_of_rows(objective, dataclasses.replace(found, eigenvalue_above=np.zeros(3)))
-    assert note.endswith(f"{found.eigenvalue_below.max():.2g}")
-    assert said_of_rows(objective, found)[0].endswith(f"{larger:.2g}")
+    rounding, below = found.eigenvalue_rounding, found.eigenvalue_below
+    larger = np.maximum(found.eigenvalue_above, below)
+    for changed, bound in ((found, larger), (dataclasses.replace(found, eigenvalue_above=np.zeros(3)), below)):
+        (note,) = said_of_rows(objective, changed)
+        assert note.endswith(f"{(bound - rounding).max():.2g}, and rounding, {rounding.max():.2g}")
+
+
+def test_a_bound_that_is_rounding_asks_for_another_dtype_and_not_for_more_rows():
+    for dtype, named in ((torch.float32, {"--dtype"}), (torch.float64, {"--ggn-tol"})):
+        objective = CASES["mlp-tanh"].objective(dtype=dtype)
+        found = ls.spectrum(objective, operator="ggn", ggn_tol=0.01 if dtype == torch.float64 else 0, tol=1e-9)
+        console = Said()
+        # private: printed by the command only, below its table
+        hessian._doubts(console, dataclasses.replace(found, converged=np.array([False, True, True])))
+        assert set(re.findall(r"--[a-z-]+", console.notes[0])) == named
 
 
 def test_parts_that_were_drawn_are_marked_in_the_table_of_errors_over_samples():
