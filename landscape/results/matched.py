@@ -23,6 +23,8 @@ from landscape.results.spectrum import Spectrum
 NUMBERS = ("trace", "trace per uncertainty", "lambda_max", "lambda_max per uncertainty")
 """The compared numbers; those of lambda_max need rows."""
 
+TIES = 100
+"""Numbers of an image that differ by at most so many units of rounding, of them or of the part's mean, are equal."""
 LEAST_DRAWS = 50
 """Of fewer draws with weights, too many are alike: with 10 to 25 the test rejects a true hypothesis in 10 to 25 %."""
 
@@ -345,9 +347,12 @@ def paired(first: Spectrum, second: Spectrum) -> list[Paired]:
         InputError: one has no fields of single samples.
     """
     found, others = [], unpaired(first, second)
+    eps = max(_eps(first), _eps(second))
     matrices = {name: _matrix(first, second, name) for name in NUMBERS}
     for part in (part for part in first.parts if part in second.parts and part not in others):
         one, other = (_of_each(spectrum, spectrum.parts.index(part)) for spectrum in (first, second))
+        traces, curvature, uncertainty = (_tied(a, b, TIES * eps) for a, b in zip(one, other, strict=True))
+        other = traces, curvature, uncertainty
         found += [(part, name, len(one[0]), *difference(one, other, name)) for name in NUMBERS]
     adjusted = permutation.adjusted(np.array([one[-1] for one in found]))
     return [
@@ -362,6 +367,18 @@ def paired(first: Spectrum, second: Spectrum) -> list[Paired]:
         )
         for (part, name, n, difference, error, _), p in zip(found, adjusted, strict=True)
     ]
+
+
+def _eps(found: Spectrum) -> float:
+    """Return the unit of rounding of the dtype in which a spectrum was computed; that of float32 if it is unknown."""
+    return float(np.finfo("float64" if found.provenance.get("dtype") == "float64" else "float32").eps)
+
+
+def _tied(one: np.ndarray, other: np.ndarray, tol: float) -> np.ndarray:
+    """Return the other numbers, or the first ones where the difference is at most a fraction of them or their mean."""
+    scale = np.maximum(np.maximum(np.abs(one), np.abs(other)), np.abs(one).mean())
+    found: np.ndarray = np.where(np.abs(other - one) <= tol * scale, one, other)
+    return found
 
 
 def _matrix(first: Spectrum, second: Spectrum, number: str) -> str:
@@ -428,7 +445,7 @@ def difference(
         name: one of `NUMBERS`.
 
     Returns:
-        The number of the other model less that of the first, its error, and p.
+        The number of the other model less that of the first, its error, and p: 1 if no image differs.
     """
     values, without, known = [], [], []
     for traces, curvature, uncertainty in (one, other):
@@ -438,5 +455,7 @@ def difference(
         without.append(inference.without_each(x, y))
         known.append(inference.effective(y))
     off, error = values[1] - values[0], inference.jackknife(without[1] - without[0])
+    if off == error == 0:
+        return off, error, 1.0
     p = 2 * float(stdtr(min(known) - 1, -abs(off) / error)) if error > 0 else float("nan")
     return off, error, p

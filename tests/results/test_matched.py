@@ -79,6 +79,25 @@ def test_models_are_compared_image_by_image():
         assert list(matched.unpaired(first, other)) == ["part 0"]
 
 
+@pytest.mark.parametrize(("dtype", "units"), [("float32", 1.0), ("float64", 2.0**-29)])
+def test_images_that_differ_by_rounding_are_ties(dtype, units):
+    """All differences have one sign, as those of two ways to compute the same numbers may have."""
+    rng = np.random.default_rng(3)
+    a, u = skewed(rng, 40)
+    ulp = units * float(np.finfo(np.float32).eps)
+    about = {"data_sha256": "a", "dtype": dtype}
+    first, rounded, apart = (
+        dataclasses.replace(made([a * (1 - by * ulp)], [u]), provenance=about, sample_curvature=2 * a[None])
+        for by in (0, 3, 1e5)
+    )
+    for one in matched.paired(first, rounded):
+        assert (one.difference, one.stderr, one.p) == (0, 0, 1)
+    trace, ratio, *of_top = matched.paired(first, apart)
+    assert trace.difference == pytest.approx(-1e5 * ulp * a.mean(), rel=1e-2)
+    assert max(trace.p, ratio.p) < 1
+    assert [one.p for one in of_top] == [1, 1]
+
+
 @cache
 def of_network(activation, kind, epochs):
     """The objective and the spectrum of the smallest part of a network."""
