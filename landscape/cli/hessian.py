@@ -258,7 +258,7 @@ def hessian(
                 out=path,
                 overwrite=overwrite,
                 progress=progress,
-                finished=partial(_finished, console) if len(objective.partition) > 1 else None,
+                finished=partial(_finished, console),
             )
         if not distributed.is_main():
             return

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import runpy
 import shutil
 import signal
@@ -109,6 +110,16 @@ def test_a_users_model_data_and_loss(here, capsys):
     document = json.loads(out)
     assert not err
     assert [p["n_samples"] for p in document["parts"]] == [6, 3, 1]
+
+
+@pytest.mark.parametrize("parts", [["0", "1", "2"], ["all"]])
+def test_the_numbers_of_each_part_are_printed_before_the_table(here, capsys, parts):
+    assert main([*FOREIGN, "--out", "a.h5", *["--per-class"] * (len(parts) > 1), *QUICK]) == 0
+    found, lines = ls.load(here / "a.h5"), capsys.readouterr().err.splitlines()
+    for p, part in enumerate(parts):
+        (line,) = [line for line in lines if line.startswith(f"{part}: lambda_max ")]
+        printed = [float(word) for word in re.findall(r"(?:lambda_max|trace) (\S+)", line)]
+        assert printed == pytest.approx([found.lambda_max[p], found.trace[p]], rel=0.1)  # two digits
 
 
 def test_quiet_says_nothing_and_verify_shows_both(here, capsys):
