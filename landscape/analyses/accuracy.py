@@ -29,6 +29,8 @@ from landscape.results.journal import Journal
 log = logging.getLogger(__name__)
 
 PILOT = 64
+"""Draws of the first pilot. Smaller ones stop too early, at draws that look good by chance: of classes of 124 and 200
+samples, asked for 5 %, the trace was within it in 80 to 94 % of simulations with a quarter, in 88 to 100 % with 64."""
 WORTH = 0.7
 """If a draw would need more than this fraction of a part's samples, all of them are used."""
 OF_THE_DRAW = 0.92
