@@ -7,7 +7,7 @@ from enum import IntEnum
 from typing import Any, Literal, TypeAlias, get_args
 
 from landscape.analyses import samples as of_samples
-from landscape.analyses.samples import METHODS, Method
+from landscape.analyses.samples import GGN_TOL, LEFT_OUT, METHODS, Method
 from landscape.curvature import extremes, probing, traces
 from landscape.curvature.algebra import Operator
 from landscape.curvature.kinds import KINDS, Kind
@@ -24,6 +24,8 @@ TRACES: tuple[Trace, ...] = get_args(Trace)
 DEFAULT_TOL = 1e-3
 STEPS, PROBES = 80, 4
 """Defaults for the density."""
+OF_ROWS = 20
+"""Rows leave out at most an accuracy over this, of the trace and of lambda_max."""
 SHORT = 12
 """Steps of each run if no density is wanted, but the run for both ends does not fit into memory."""
 
@@ -170,7 +172,14 @@ class Options:
     @property
     def of_samples(self) -> dict[str, Any]:
         """The arguments of `samples.samples`."""
-        return {"tol": self.ggn_tol, "seed": self.seed, "trace_tol": 0.0 if self.trace == "exact" else self.of_trace}
+        left_out = LEFT_OUT if self.accuracy is None else self.accuracy / OF_ROWS
+        trace_tol = 0.0 if self.trace == "exact" else self.of_trace
+        return {"tol": self.ggn_tol, "left_out": left_out, "seed": self.seed, "trace_tol": trace_tol}
+
+
+def ggn_tol_for(accuracy: float | None) -> float:
+    """Return the fraction of the trace that rows leave out where none is given, for an accuracy that is asked for."""
+    return GGN_TOL if accuracy is None else accuracy / OF_ROWS
 
 
 def way_of_trace(operator: Operator, options: Options, refusal: Callable[[], str | None] | None = None) -> Trace:

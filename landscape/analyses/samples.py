@@ -34,6 +34,8 @@ METHODS: tuple[Method, ...] = get_args(Method)
 MOST_ROWS = 2048
 """With more rows, the matrix of their inner products takes longer than Lanczos."""
 GGN_TOL = 1e-4
+LEFT_OUT = 1e-3
+"""The largest fraction of lambda_max that rows which give eigenvalues leave out."""
 DIRECTION_TOLS = (1e-3, 1e-2, 0.1)
 """Fractions of the trace that the rows for a Hessian's directions may leave out; the first cheap one is used."""
 DIRECTION_ROWS, DIRECTION_ROWS_EACH = 64, 1.0
@@ -223,6 +225,7 @@ def samples(
     part: int,
     *,
     tol: float,
+    left_out: float = LEFT_OUT,
     cache_bytes: int,
     seed: int = 0,
     trace_tol: float | None = 0.0,
@@ -235,8 +238,9 @@ def samples(
         objective: for which `refusal` returns None.
         kind: of matrix, one with factors; the rows of the Hessian are those of its Gauss-Newton part.
         part: position of the part.
-        tol: fraction of the trace that the rows may leave out. If that is more than 1e-3 of lambda_max, rows are
-            added. For the Hessian's rows, which only give directions, `DIRECTION_TOLS` applies instead.
+        tol: fraction of the trace that the rows may leave out. For the Hessian's rows, which only give directions,
+            `DIRECTION_TOLS` applies instead.
+        left_out: if the rows leave out more than this fraction of lambda_max, rows are added.
         cache_bytes: memory for the rows.
         seed: of random signs.
         trace_tol: the Hessian's longest rows are measured, and the others estimated (curvature/tails.py), if the
@@ -286,9 +290,9 @@ def samples(
         kept = Kept(rows=found, gram=gram, eigen=gram.eigen(known.weights))
         top, left = np.abs(kept.eigen.values).max(initial=0), found.tau_plus + found.tau_minus
         top, left = objective.team.agreed(np.array([top, left])).tolist()  # of which the last digits may differ
-        if left <= 1e-3 * top or tol == 0 or not complete:
+        if left <= left_out * top or tol == 0 or not complete:
             break
-        tol *= 0.5 * 1e-3 * top / left
+        tol *= 0.5 * left_out * top / left
     made = Samples(objective=objective, part=part, kind=kind, lengths=known, kept=kept, complete=complete)
     return with_rows_for_later(made, later)
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from landscape.analyses import overlap as overlaps
-from landscape.analyses.options import Options, Trace
-from landscape.analyses.samples import GGN_TOL, Method
+from landscape.analyses.options import Options, Trace, ggn_tol_for
+from landscape.analyses.samples import Method
 from landscape.analyses.spectrum_parts import OfObjective, OfOperator, Subject
 from landscape.callables import checked
 from landscape.curvature import extremes
@@ -49,7 +49,7 @@ def spectrum(
     samples: int | None = None,
     accuracy: float | None = None,
     method: Method = "auto",
-    ggn_tol: float = GGN_TOL,
+    ggn_tol: float | None = None,
     sampling_errors: bool = True,
     backend: Backend = "auto",
     cache_bytes: int = CACHE_BYTES,
@@ -103,7 +103,7 @@ def spectrum(
             samples, without probes; "lanczos" uses products with probes, as the Hessian always does; "auto" chooses
             rows if there are few enough.
         ggn_tol: fraction of the trace that rows may leave out; the error of each eigenvalue is at most what is left
-            out.
+            out. None means 1e-4; with `accuracy`, a twentieth of that.
         sampling_errors: also compute standard errors over samples, from each sample's own trace and curvature.
         backend: of an objective's products: "auto", "reverse" or "linearized"; see `operators.curvature_operator`.
         cache_bytes: memory for values of an objective that are kept between products.
@@ -154,7 +154,7 @@ def spectrum(
         samples=samples,
         accuracy=accuracy,
         method=method,
-        ggn_tol=ggn_tol,
+        ggn_tol=ggn_tol_for(accuracy) if ggn_tol is None else ggn_tol,
         sampling_errors=sampling_errors,
     )
     matrices: Subject

@@ -10,8 +10,8 @@ import cloup
 import numpy as np
 
 from landscape.analyses import samples as of_samples
-from landscape.analyses.options import TRACES, Options, all_rows
-from landscape.analyses.samples import GGN_TOL, METHODS
+from landscape.analyses.options import TRACES, Options, all_rows, ggn_tol_for
+from landscape.analyses.samples import METHODS
 from landscape.analyses.spectrum import spectrum
 from landscape.autodiff import distributed
 from landscape.cli import along, over_samples
@@ -152,8 +152,8 @@ SPECTRUM = cloup.option_group(
     ),
     option(
         "--ggn-tol",
-        default=GGN_TOL,
-        show_default=True,
+        type=float,
+        show_default="0.0001; with --accuracy, a twentieth of it",
         metavar="FRACTION",
         help="Leave out the rows of smallest norm, up to this fraction of the trace. The error of an eigenvalue is at "
         "most the trace of the rows that are left out.",
@@ -236,6 +236,8 @@ def hessian(
     if verify_with and stages:
         raise InputError("--verify runs PyHessian on one checkpoint: give one")
     ours = {name: given.pop(name) for name in SPECTRUM_NAMES}
+    if ours["ggn_tol"] is None:
+        ours["ggn_tol"] = ggn_tol_for(ours["accuracy"])
     options = Options(**{item.name: ours[item.name] for item in fields(Options)})  # refused before anything is loaded
     ours |= {"cache_bytes": int(min(cache, 2**30) * 2**30), "memory_bytes": memory}
     path = along.path_of(out, ckpt, stages, "hessian")

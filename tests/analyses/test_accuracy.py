@@ -71,6 +71,16 @@ def test_a_part_that_would_need_most_of_its_samples_is_taken_whole(objective):
     assert (found.lambda_max_error <= 0.0005 * found.lambda_max).all()
 
 
+@pytest.mark.parametrize("wanted", [0.3, 0.05, 0.002])
+def test_rows_leave_out_a_twentieth_of_the_accuracy_and_not_much_less(objective, wanted):
+    found = ls.spectrum(objective, operator="ggn", accuracy=wanted)
+    left = np.maximum(found.eigenvalue_above, found.eigenvalue_below) - found.eigenvalue_rounding
+    assert (left <= wanted / 20 * found.lambda_max).all()
+    assert left.max() > wanted / 200 * found.lambda_max.max()
+    given = ls.spectrum(objective, operator="ggn", accuracy=wanted, ggn_tol=0)
+    np.testing.assert_allclose(given.eigenvalue_above, given.eigenvalue_rounding, rtol=1e-9)
+
+
 def test_a_matrix_without_traces_of_samples_takes_all(objective):
     found = ls.spectrum(objective, operator="residual", accuracy=0.2)
     assert found.n_used.tolist() == list(SIZES)
