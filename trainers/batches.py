@@ -137,41 +137,6 @@ class Batches:
         return tuple((change(images) - mean).div_(std) for change in self._changes)
 
 
-def split_validation(samples: Samples, share: float, seed: int) -> tuple[Samples, Samples]:
-    """Hold out a fraction of each class for validation.
-
-    Args:
-        samples: a training set.
-        share: fraction of each class, between 0 and 1; the number is rounded. From a class with several samples, at
-            least one is held out and at least one remains; a single sample remains.
-        seed: of the draw, at least 0.
-
-    Returns:
-        The remaining training samples and the validation samples, in their original order; the class counts of both
-        are those of the remaining training samples.
-
-    Raises:
-        InputError: the share or the seed does not fit.
-        DataError: no class has two samples.
-    """
-    if not 0 < share < 1:
-        raise InputError(f"{arg('validation')} must be a share between 0 and 1, got {share}")
-    if seed < 0:
-        raise InputError(f"{arg('data_seed')} must not be negative, got {seed}")
-    held = []
-    for c in range(len(samples.class_names)):
-        members = np.flatnonzero(samples.labels == c)
-        n = min(max(round(share * len(members)), 1), len(members) - 1)
-        held.append(np.random.default_rng([seed, c]).permutation(members)[: max(n, 0)])
-    chosen = np.sort(np.concatenate(held))
-    if not chosen.size:
-        raise DataError(f"no class of {samples.name} has two samples: there is nothing to hold out")
-    kept = np.setdiff1d(np.arange(len(samples)), chosen)
-    counts = np.bincount(samples.labels[kept], minlength=len(samples.class_names))
-    train, validation = (dataclasses.replace(samples.select(of), class_counts=counts) for of in (kept, chosen))
-    return train, validation
-
-
 def _change(name: str, samples: Samples) -> augment.Augmentation:
     """Return an augmentation for these samples; without augmentation, any inputs are allowed."""
     if isinstance(samples.dataset, ImageFiles):

@@ -9,9 +9,9 @@ from torch import nn
 from landscape.autodiff.wide import sent
 from landscape.data import datasets
 from landscape.data.datasets import Samples
+from landscape.data.samples import split_validation
 from landscape.errors import DataError, InputError, arg
 from landscape.networks import models
-from trainers.batches import split_validation
 from trainers.loop import FIRST, seeded
 from trainers.recipes import Recipe
 

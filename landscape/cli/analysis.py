@@ -131,7 +131,8 @@ def samples(*, drawn: bool = True) -> Decorator[Any]:
             type=int,
             metavar="N",
             help="Seed the choice of samples for "
-            + ("--imbalance, --samples-per-class and --samples." if drawn else "--imbalance and --samples-per-class."),
+            + ("--imbalance, --samples-per-class and --samples" if drawn else "--imbalance and --samples-per-class")
+            + "; the long tail of a run keeps its own seed.",
             show_default="0",
         ),
         option(

@@ -16,7 +16,7 @@ from landscape.cli import dry
 from landscape.cli.console import Console
 from landscape.errors import InputError
 from landscape.objective.draws import draw_samples
-from landscape.objective.loading import load_objective
+from landscape.objective.loading import HELD_OUT, load_objective
 from landscape.objective.objective import Objective
 from landscape.objective.runs import MAGIC
 from landscape.results import written
@@ -141,6 +141,8 @@ def introduce(console: Console, objective: Objective) -> None:
     )
     for note in source.get("checkpoint_notes", ()):
         console.note(f"weights: {note}")
+    if HELD_OUT in source and samples.split == "train":
+        console.note("data: without the samples that the run held out for validation")
     for note in getattr(samples, "notes", ()):
         console.note(f"data: {note}")
     numbers = [] if accuracy is None else [f"accuracy {100 * accuracy:.2f} %"]

@@ -32,10 +32,11 @@ from landscape.cli.options import (
 )
 from landscape.data import datasets
 from landscape.data.records import Records
+from landscape.data.samples import split_validation
 from landscape.errors import InputError
 from landscape.networks.arguments import arguments
 from landscape.objective.batch_norm import DEFAULT, POLICIES, BatchNorm, policies
-from landscape.objective.loading import taken
+from landscape.objective.loading import HELD_OUT, taken
 from landscape.objective.objective import Objective
 from landscape.objective.runs import Stage
 from landscape.results import Surface, column_values, columns, disk, hdf5, store
@@ -329,6 +330,8 @@ def training_samples(objective: Objective, bn: BatchNorm, given: Mapping[str, An
         raise InputError(f"--bn {bn} needs training data: pass --split train, without --samples-per-class")
     take = partial(taken, **{name: given[name] for name in ("loss", "task", "target")})
     found = datasets.load(**{**options, "split": "train"}, take=take)
+    if held := objective.source.get(HELD_OUT):
+        found, _ = split_validation(found, **held)
     return found.taken_by(partial(arguments, objective.model)) if isinstance(found, Records) else found
 
 

@@ -1,5 +1,6 @@
 """Make an objective from a checkpoint, with the same call and the same checks for Python and the command line."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -17,6 +18,7 @@ from landscape.callables import checked
 from landscape.data import datasets, taking
 from landscape.data.datasets import Samples
 from landscape.data.records import Records
+from landscape.data.samples import split_validation
 from landscape.errors import InputError, arg, check_choice
 from landscape.networks import checkpoints, classifiers, libraries, models, outputs, tasks, weights
 from landscape.networks.arguments import arguments
@@ -34,6 +36,10 @@ ImbalanceDraw: TypeAlias = Literal["own", "ldam"]
 DtypeName: TypeAlias = Literal["float32", "float64"]
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
+HELD_OUT = "held_out"  # entry of an objective's source
+_LOOKS = {"normalize", "image_size"}  # options that change images, not which they are
+
+log = logging.getLogger(__name__)
 
 
 @checked
@@ -75,7 +81,8 @@ def load_objective(
     """Read a checkpoint, build its model and its data, and combine them into an objective.
 
     A checkpoint of `landscape train` states its model and its data. For any other, `model` and `dataset` must be given.
-    Arguments have priority over what the checkpoint states.
+    Arguments have priority over what the checkpoint states. The training split of a run is without the samples that the
+    run held out for validation.
 
     Args:
         ckpt: the file, or a Hugging Face folder; None if `model` is a trained module.
@@ -90,7 +97,8 @@ def load_objective(
         imbalance: ratio of the largest to the smallest class of a long-tailed subset.
         imbalance_type: "exp" or "step".
         imbalance_draw: "own", or "ldam" for the samples that LDAM-DRW, and code that is built on it, keeps.
-        data_seed: of the draw of samples.
+        data_seed: of the draw of `samples_per_class`; also of the long tail, except that of the checkpoint's own data,
+            which keep their seed unless `imbalance` or `imbalance_draw` is given.
         normalize: "imagenet", "none", or "m,m,m/s,s,s"; None means the data set's own.
         samples_per_class: use at most this many samples of each class, drawn with `data_seed`.
         loss: see `Objective.build`; None means the task's own.
@@ -143,8 +151,12 @@ def load_objective(
     }
     counted = counts_of(dataset, class_counts)
     take = partial(taken, loss=loss, task=task, target=target, **counted)
-    samples = _samples(dataset, split, {k: v for k, v in given.items() if v is not None}, meta, ckpt, take)
-    samples = samples if counted else _trained_on(samples, meta)
+    given = {k: v for k, v in given.items() if v is not None}
+    samples = _samples(dataset, split, given, meta, ckpt, take)
+    own = _is_own(dataset, given, meta)
+    if own and not given.keys() & _LOOKS:
+        _warn_of_others(samples, meta)
+    samples, held = (samples, {}) if counted else _trained_on(samples, meta, own=own)
     if samples_per_class is not None:
         samples = samples.subsample(samples_per_class, data_seed or 0)
     kind = DTYPES[dtype] if isinstance(dtype, str) else dtype
@@ -165,8 +177,22 @@ def load_objective(
         many=many,
         few=few,
         ends=ends,
-        source=source | counted,
+        source=source | counted | held,
     )
+
+
+def _is_own(dataset: Any, given: Mapping[str, Any], meta: Mapping[str, Any]) -> bool:
+    """Say whether the data are those that a checkpoint states, from wherever they are read."""
+    stored = dict(meta.get("dataset", {}))
+    named = bool(stored) and (dataset is None or (isinstance(dataset, str) and dataset == stored.get("name")))
+    return named and given.keys() <= {"root", "test_list", "seed", *_LOOKS}
+
+
+def _warn_of_others(samples: Samples, meta: Mapping[str, Any]) -> None:
+    """Warn if the training split is not what the run of a checkpoint loaded."""
+    trained = meta.get("data_sha256")
+    if samples.split == "train" and isinstance(trained, str) and samples.fingerprint != trained:
+        log.warning("these samples of %s are not those of the training: images, labels or order differ", samples.name)
 
 
 def _samples(
@@ -191,29 +217,38 @@ def _samples(
         return dataset if isinstance(dataset, Samples) else take(dataset, split=split)
     stored = dict(meta.get("dataset", {}))
     known = stored if dataset is None or dataset == stored.get("name") else {"name": dataset}
+    if known is stored and not given.keys() & {"imbalance", "imbalance_draw"}:
+        given = {k: v for k, v in given.items() if k != "seed"}  # another seed would draw other samples than the run's
     return datasets.load(**{**known, "split": split, **given}, take=take)
 
 
-def _trained_on(samples: Samples, meta: Mapping[str, Any]) -> Samples:
-    """Let the data set of a run state the training samples that the run counted, of which some may be held out.
+def _trained_on(samples: Samples, meta: Mapping[str, Any], *, own: bool) -> tuple[Samples, dict[str, Any]]:
+    """Reduce the data set of a run to the samples that it was trained on, and let it state their counts.
 
     Groups by frequency and losses for long tails then are those of the run. Other data keep their own counts.
 
     Args:
         samples: the data.
         meta: of the checkpoint; `dataset_counts` are those of its data set, `class_counts` those of its training.
+        own: these are the data that the checkpoint states.
 
     Returns:
-        The samples.
+        The samples, and for the source of results how the run held some out, where it did.
     """
-    trained, own = meta.get("class_counts"), samples.class_counts.tolist()
-    if not samples.counts_known or own != meta.get("dataset_counts"):
-        return samples
-    if not isinstance(trained, list) or len(trained) != len(own):
-        return samples
-    if not all(isinstance(n, int) and 0 <= n <= most for n, most in zip(trained, own, strict=True)):
-        return samples  # no run of this data set
-    return replace(samples, class_counts=np.array(trained, dtype=np.int64))
+    trained, counts, training = meta.get("class_counts"), samples.class_counts.tolist(), samples.split == "train"
+    if not samples.counts_known or counts != meta.get("dataset_counts") or trained == counts:
+        return samples, {}
+    if not isinstance(trained, list) or len(trained) != len(counts):
+        return samples, {}
+    if not all(isinstance(n, int) and 0 <= n <= most for n, most in zip(trained, counts, strict=True)):
+        return samples, {}  # no run of this data set
+    stated, options = replace(samples, class_counts=np.array(trained, dtype=np.int64)), dict(meta.get("options", {}))
+    share, seed = options.get("validation"), options.get("data_seed")
+    if not (own or (training and samples.fingerprint == meta.get("data_sha256"))):
+        return stated, {}
+    if not isinstance(share, float) or not isinstance(seed, int):
+        return stated, {}
+    return split_validation(samples, share, seed)[0] if training else stated, {HELD_OUT: {"share": share, "seed": seed}}
 
 
 def _model(

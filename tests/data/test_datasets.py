@@ -9,6 +9,7 @@ from refusals import refused
 
 from landscape.data import datasets, taking
 from landscape.data.datasets import from_dataset, load, long_tailed_counts
+from landscape.data.samples import split_validation
 from landscape.errors import DataError, InputError
 
 PAPER_COUNTS = [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
@@ -236,6 +237,42 @@ def test_subsamples_differ_by_seed():
 def test_a_selection_that_cannot_be_made_is_refused(colours, make, error, message):
     with refused(error, *message):
         make(colours)
+
+
+def test_validation_takes_a_share_of_each_class_and_leaves_one():
+    """Counts 10, 4, 2, 1 and a share of 0.3: 3, round(1.2), round(0.6) but at most one, and none."""
+    labels = np.repeat([0, 1, 2, 3], [10, 4, 2, 1])
+    samples = from_dataset((torch.arange(17).view(17, 1), torch.from_numpy(labels)))
+    train, held = split_validation(samples, 0.3, seed=0)
+    assert np.bincount(held.labels, minlength=4).tolist() == [3, 1, 1, 0]
+    assert np.bincount(train.labels, minlength=4).tolist() == [7, 3, 1, 1]
+    assert train.class_counts.tolist() == held.class_counts.tolist() == [7, 3, 1, 1]
+    assert sorted(torch.cat([train.inputs, held.inputs])[:, 0].tolist()) == list(range(17))
+    assert samples.class_counts.tolist() == [10, 4, 2, 1]
+    assert split_validation(samples, 0.9, seed=0)[0].class_counts.tolist() == [1, 1, 1, 1]
+    assert split_validation(samples, 0.01, seed=0)[0].class_counts.tolist() == [9, 3, 1, 1]
+
+
+def test_validation_is_drawn_by_its_seed():
+    samples = from_dataset((torch.arange(60).view(60, 1), torch.arange(60) % 3))
+    once, again, other = (split_validation(samples, 0.2, seed)[1].inputs for seed in (0, 0, 1))
+    assert torch.equal(once, again)
+    assert not torch.equal(once, other)
+
+
+@pytest.mark.parametrize(
+    ("share", "seed", "error", "message"),
+    [
+        (0.0, 0, InputError, ("validation", 0.0)),
+        (1.0, 0, InputError, (0, 1, 1.0)),
+        (float("nan"), 0, InputError, (0, 1)),
+        (0.5, -1, InputError, ("data_seed", -1)),
+        (0.5, 0, DataError, ("dataset", "two")),
+    ],
+)
+def test_validation_that_cannot_be_held_out_is_refused(share, seed, error, message):
+    with refused(error, *message):
+        split_validation(from_dataset((torch.zeros(3, 1), torch.arange(3))), share, seed)
 
 
 def test_the_fingerprint_changes_with_pixels_labels_order_and_normalisation(colours):

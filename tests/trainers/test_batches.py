@@ -10,7 +10,7 @@ from refusals import refused
 
 from landscape.data.datasets import CIFAR, Samples, from_dataset, load
 from landscape.errors import DataError, InputError
-from trainers.batches import Batches, split_validation
+from trainers.batches import Batches
 
 CPU = torch.device("cpu")
 
@@ -215,39 +215,3 @@ def test_a_broken_image_is_named_in_one_line(files, workers):
 def test_what_does_not_fit_is_refused(pictures, views, workers, message):
     with refused(InputError, *message):
         Batches(pictures, views, CPU, workers=workers)
-
-
-def test_validation_takes_a_share_of_each_class_and_leaves_one():
-    """Counts 10, 4, 2, 1 and a share of 0.3: 3, round(1.2), round(0.6) but at most one, and none."""
-    labels = np.repeat([0, 1, 2, 3], [10, 4, 2, 1])
-    samples = samples_of(torch.arange(17).view(17, 1), labels, stats=None)
-    train, held = split_validation(samples, 0.3, seed=0)
-    assert np.bincount(held.labels, minlength=4).tolist() == [3, 1, 1, 0]
-    assert np.bincount(train.labels, minlength=4).tolist() == [7, 3, 1, 1]
-    assert train.class_counts.tolist() == held.class_counts.tolist() == [7, 3, 1, 1]
-    assert sorted(torch.cat([train.inputs, held.inputs])[:, 0].tolist()) == list(range(17))
-    assert samples.class_counts.tolist() == [10, 4, 2, 1]
-    assert split_validation(samples, 0.9, seed=0)[0].class_counts.tolist() == [1, 1, 1, 1]
-    assert split_validation(samples, 0.01, seed=0)[0].class_counts.tolist() == [9, 3, 1, 1]
-
-
-def test_validation_is_drawn_by_its_seed():
-    samples = samples_of(torch.arange(60).view(60, 1), stats=None)
-    once, again, other = (split_validation(samples, 0.2, seed)[1].inputs for seed in (0, 0, 1))
-    assert torch.equal(once, again)
-    assert not torch.equal(once, other)
-
-
-@pytest.mark.parametrize(
-    ("share", "seed", "error", "message"),
-    [
-        (0.0, 0, InputError, ("validation", 0.0)),
-        (1.0, 0, InputError, (0, 1, 1.0)),
-        (float("nan"), 0, InputError, (0, 1)),
-        (0.5, -1, InputError, ("data_seed", -1)),
-        (0.5, 0, DataError, ("made", "two")),
-    ],
-)
-def test_validation_that_cannot_be_held_out_is_refused(share, seed, error, message):
-    with refused(error, *message):
-        split_validation(samples_of(torch.zeros(3, 1)), share, seed)

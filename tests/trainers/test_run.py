@@ -10,6 +10,7 @@ from refusals import refused
 from runs import METHODS, files, same, state
 from toys import batched, blobs, finish, recipe
 
+from landscape.cli.surface import training_samples
 from landscape.errors import NumericalError
 from landscape.networks import checkpoints, models
 from landscape.objective.loading import load_objective
@@ -62,7 +63,7 @@ def test_every_checkpoint_is_read_by_the_analysis_without_options(tmp_path):
     assert {Path(f).parts[0] for f in found} == {"bank", "best.pt", "last.pt", "snapshots"}
     for name in found:
         objective = load_objective(str(tmp_path / name), partition="class")
-        assert objective.partition.counts.tolist() == [9, 5, 1]
+        assert objective.partition.counts.tolist() == [6, 3, 1]
 
 
 def test_a_run_with_held_out_samples_and_the_analysis_of_its_checkpoint_count_the_same(tmp_path):
@@ -80,6 +81,34 @@ def test_a_run_with_held_out_samples_and_the_analysis_of_its_checkpoint_count_th
     other = {"dataset": (blobs().inputs, blobs().labels), "class_counts": [9, 9, 1]}  # what is given has priority
     objective = load_objective(tmp_path / "last.pt", **bounds, **other)
     assert objective.partition.names == ("many", "few")
+
+
+@pytest.mark.parametrize(
+    ("given", "trained"),
+    [
+        ({}, True),
+        ({"dataset": "toys:vectors"}, True),
+        ({"dataset": blobs()}, True),
+        ({"dataset": blobs(seed=1)}, False),
+        ({"split": "test"}, False),
+    ],
+)
+def test_what_a_run_held_out_is_in_no_analysis_of_its_training_split(tmp_path, given, trained):
+    history = finish(tmp_path, validation=0.4, data_seed=3)
+    objective = load_objective(tmp_path / "last.pt", partition="class", **given)
+    assert objective.samples.class_counts.tolist() == [5, 3, 1]
+    assert objective.partition.counts.tolist() == ([5, 3, 1] if trained else [9, 5, 1])
+    if trained:
+        np.testing.assert_allclose(objective.evaluation.loss, history.eval_loss_per_class[-1], rtol=1e-5)
+
+
+def test_statistics_are_estimated_again_without_what_a_run_held_out(tmp_path):
+    finish(tmp_path, validation=0.4)
+    given = {"samples_per_class": 2, "loss": None, "task": None, "target": None}
+    for split in ("train", "test"):
+        objective = load_objective(tmp_path / "last.pt", split=split)
+        training = training_samples(objective, "reestimate", given)
+        assert np.bincount(training.labels).tolist() == [5, 3, 1]
 
 
 def test_the_accuracy_in_the_checkpoint_is_that_of_the_analysis(tmp_path):
