@@ -192,6 +192,7 @@ COMPARISONS: Mapping[str, Comparison] = {
             "x": lambda s: _range(s.xcoordinates),
             "y": lambda s: _range(s.ycoordinates),
             "unit lengths": lambda s: ", ".join(f"{u:.4g}" for u in s.unit_length),
+            "cosine of the directions": lambda s: f"{s.cosine:z.2f}",
             "radius of the worst rise": lambda s: f"{s.radius:.4g}",
             "batch norm": lambda s: s.batch_norm,
             "samples drawn of each part": _draw,

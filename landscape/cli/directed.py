@@ -20,7 +20,7 @@ from landscape.objective.runs import path_of_training
 
 DIRECTIONS = ("random", "ckpt", "pca", "eigen", "gradient")
 """The names that --directions accepts; a file with a stored plane is the other choice."""
-_AS_DRAWN = ("random", "pca")  # kinds whose directions are not made orthogonal
+_SQUARED = ("ckpt", "eigen", "gradient")  # kinds whose directions are made orthogonal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,7 @@ class Chosen:
                 raise InputError(f"{option} goes with --directions {' or '.join(kinds)}, not with {kind}")
         if kind != "random" and not (kind == "ckpt" and len(self.ckpt_to) < n_axes):
             refuse_typed(("norm", "ignore"), f"is for random directions, not for --directions {kind}: leave it out")
-        if not self.orthogonal and (n_axes == 1 or kind in _AS_DRAWN):
+        if n_axes == 1 or kind not in _SQUARED:
             refuse_typed(["orthogonal"], f"has no effect on a surface{n_axes}d with --directions {kind}: leave it out")
         if self.plane_origin and not stored:
             raise InputError("--plane-origin goes with --directions FILE.h5, the plane of another run")
@@ -113,9 +113,8 @@ def directed(
         marks = points.joined(marks, path)
     else:
         found = stored_plane(objective, kind, n_axes, own_origin=not chosen.plane_origin)
-    if chosen.orthogonal and kind not in _AS_DRAWN:
-        found = found.orthogonalised()
-    return found, marks
+    square = found.orthogonalised()  # which refuses parallel directions
+    return square if chosen.orthogonal and kind in _SQUARED else found, marks
 
 
 def read(objective: Objective, files: Sequence[Any], reading: Mapping[str, Any]) -> dict[str, Point]:

@@ -127,8 +127,8 @@ _DIRECTIONS = (
         "--orthogonal/--skewed",
         default=True,
         show_default=True,
-        help="Make the second direction orthogonal to the first, or keep the angle between them; random ones and those "
-        "of pca always keep it.",
+        help="Make the second direction orthogonal to the first, or keep the angle between them; random ones, those of "
+        "pca and those of a file always keep it.",
     ),
 )
 _MATCH = option(

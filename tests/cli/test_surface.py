@@ -129,6 +129,30 @@ def test_planes_of_many_kinds_and_one_plane_for_two_networks(here):
     np.testing.assert_allclose(there.unit_length, own.unit_length)
 
 
+@pytest.mark.parametrize("kind", [[], ["--ckpt-to", "other.pt", "--ckpt-to", "snapshots/epoch-0000.pt", "--skewed"]])
+def test_a_plane_that_is_read_is_the_plane_that_was_stored(here, kind):
+    plane = str(here / "plane.h5")
+    words = ["surface2d", "--ckpt", "last.pt", "--x=0:1:2", "-q", "--partition", "all", *FEW]
+    assert main([*words, *kind, "--save-plane", plane, "-o", str(here / "a.h5")]) == 0
+    stored = ls.load(here / "a.h5")
+    assert abs(stored.cosine) > 1e-4
+    for more in ([], ["--plane-origin"]):
+        assert main([*words, "--directions", plane, *more, "-o", str(here / "b.h5"), "--overwrite"]) == 0
+        found = ls.load(here / "b.h5")
+        assert (found.unit_length.tolist(), found.cosine) == (stored.unit_length.tolist(), stored.cosine)
+        np.testing.assert_array_equal(found.loss, stored.loss)
+
+
+def test_a_stored_plane_whose_directions_are_parallel_is_refused(here, capsys):
+    objective = ls.load_objective("last.pt", samples_per_class=3)
+    twice = directions.random(objective, 1)
+    twice = twice.joined(twice, length=1.0)
+    ls.save(here / "plane.h5", directions.to_plane(objective, twice, {}))
+    words = ["surface2d", "--ckpt", "last.pt", "--directions", str(here / "plane.h5"), "--x=0:1:2", *FEW]
+    assert main([*words, "-o", str(here / "s.h5")]) == 2
+    assert "are parallel" in capsys.readouterr().err
+
+
 def test_a_direction_file_of_goldsteins_spans_the_same_plane(here):
     objective = ls.load_objective("last.pt", samples_per_class=3)
     axes = directions.random(objective, 2, seed=4)
@@ -137,8 +161,7 @@ def test_a_direction_file_of_goldsteins_spans_the_same_plane(here):
             for i, tensor in enumerate(objective.layout.tensors(flat)):
                 file[f"{name}/{i}"] = tensor.numpy()
     words = ["surface2d", "--ckpt", "last.pt", "--x=-1:1:3", "-q", *FEW]
-    skewed = ["--skewed", "--directions", str(here / "last_weights.h5")]  # as random directions are
-    assert main([*words, *skewed, "-o", str(here / "theirs.h5")]) == 0
+    assert main([*words, "--directions", str(here / "last_weights.h5"), "-o", str(here / "theirs.h5")]) == 0
     assert main([*words, "--seed", "4", "-o", str(here / "ours.h5")]) == 0
     theirs, ours = ls.load(here / "theirs.h5"), ls.load(here / "ours.h5")
     np.testing.assert_allclose(theirs.loss, ours.loss, rtol=1e-5)
@@ -313,6 +336,8 @@ def test_a_part_called_start_stands_beside_the_start(files):
         ),
         (["surface1d", "--ckpt", "last.pt", "--ckpt-to", "other.pt", "--ignore", "none"], "--ignore is for random"),
         (["surface2d", "--ckpt", "last.pt", "--skewed"], "--skewed has no effect"),
+        (["surface2d", "--ckpt", "last.pt", "--directions", "plane.h5", "--skewed"], "--skewed has no effect"),
+        (["surface2d", "--ckpt", "last.pt", "--directions", "plane.h5", "--orthogonal"], "--orthogonal has no effect"),
         (["surface1d", "--ckpt", "last.pt", "--ckpt-to", "other.pt", "--skewed"], "--skewed has no effect"),
         (["surface1d", "--ckpt", "last.pt", "--ckpt-to", "wide.pt"], "does not fit the model"),
         (["surface1d", "--ckpt", "last.pt", "--ckpt-to", "other.pt", "--params", "conv1"], "leave --params out"),
