@@ -40,9 +40,10 @@ _SUFFIXES = {
         type=Choice(list(_SUFFIXES)),
         required=True,
         help="Choose the format. csv: a table with a row for each part (spectra), for each part and point (surfaces), "
-        "or for each number. tidy: a CSV table of one or many files with a row for each number of each part, and "
-        "columns for file, checkpoint, method, part, quantity, value, error and exactness. json: every number. "
-        "pyhessian: for each part of a spectrum, the two lists that PyHessian's density() returns. goldstein: the HDF5 "
+        "or for each number. tidy: a CSV table of one or many files with a row for each number of each part, at each "
+        "checkpoint or epoch, and columns for file, checkpoint, epoch, method, part, quantity, value, error and "
+        "exactness. json: every number. pyhessian: for each part of a spectrum, the two lists that PyHessian's "
+        "density() returns. goldstein: the HDF5 "
         "surface of tomgoldstein/loss-landscape. vtk: a surface for ParaView. npz: a surface for NumPy.",
     ),
     option(

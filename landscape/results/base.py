@@ -107,6 +107,15 @@ class Result:
             changes[item.name] = value
         return replace(self, **self._chosen(chosen, changes))
 
+    def only(self, place: int) -> Self:
+        """Return the result at one position of the axis along which results are joined, such as one checkpoint."""
+        changes = {
+            item.name: value[place : place + 1]
+            for item in fields(self)
+            if (item.metadata["axes"] or ())[:1] == (self.along,) and (value := getattr(self, item.name)) is not None
+        }
+        return replace(self, **changes)
+
     def _chosen(self, chosen: Sequence[int], changes: dict[str, Any]) -> dict[str, Any]:
         """Return fields that change with a choice of parts; kinds with fields of part positions override it."""
         return changes

@@ -151,14 +151,6 @@ class Series(Result):
         known = [f"{unit} {p:.12g}" for p in place]
         raise InputError(unknown(word, known, "checkpoint", more=f", or a name such as {self.checkpoints[-1]}"))
 
-    def only(self: T, checkpoint: int) -> T:
-        """Return the series of one checkpoint, by its position."""
-        values = {item.name: getattr(self, item.name) for item in fields(self)}
-        for item in fields(self):
-            if (item.metadata["axes"] or ())[:1] == (AXIS,) and values[item.name] is not None:
-                values[item.name] = values[item.name][checkpoint : checkpoint + 1]
-        return type(self)(**values)
-
     @property
     def last(self) -> Any:
         """The result of the last checkpoint, which tables show."""

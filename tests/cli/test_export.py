@@ -11,6 +11,7 @@ import pytest
 import torch
 from fitted import network
 from foreign_files import goldstein
+from made import THREE, gradients, history
 from results_of_all_kinds import sharpness
 from surfaces import plane_of_two, three_classes, three_lines
 
@@ -144,6 +145,21 @@ def test_neither_a_checkpoint_nor_the_file_itself_is_written_over(run, save, tmp
     assert before == (file.read_bytes(), checkpoint.read_bytes())
     assert run("export", file, "--to", "npz", "-o", tmp_path / "a.npz")[0] == 0
     assert run("export", file, "--to", "npz", "-o", tmp_path / "a.npz", "--overwrite")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("found", "field"), [(gradients(THREE, [9, 5, 1], epochs=(0, 10, np.nan)), "norm"), (history(epochs=4), "quality")]
+)
+def test_a_tidy_table_has_rows_for_each_checkpoint_and_each_epoch(found, field):
+    rows = [dict(zip(tidy.COLUMNS, row, strict=True)) for row in tidy.rows({Path("a.h5"): found})]
+    own = [(row["checkpoint"], row["epoch"], row["part"], row["value"]) for row in rows if row["quantity"] == field]
+    names = found.points if field == "norm" else [""] * 4
+    epochs = ["" if np.isnan(epoch) else epoch for epoch in found.epoch.tolist()]
+    assert own == [
+        (name, epoch, part, values[p])
+        for name, epoch, values in zip(names, epochs, getattr(found, field), strict=True)
+        for p, part in enumerate(found.parts)
+    ]
 
 
 def exactness(found, quantity):

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from landscape.results import Result, Series, Spectrum, columns
+from landscape.results import History, Result, Series, Spectrum, columns
+from landscape.results.base import OfPoints
 from landscape.results.column import Column
 from landscape.results.converged import converged
 
@@ -22,8 +23,7 @@ def rows(results: Mapping[Path, Result]) -> Iterator[list[Any]]:
     """Return the rows of a tidy table.
 
     Args:
-        results: by their files. A series has rows for each checkpoint; for other results over several checkpoints or
-            epochs, the last one is used.
+        results: by their files. Results over several checkpoints or epochs have rows for each.
 
     Yields:
         The values of `COLUMNS`: the numbers of each result's own table, and the largest eigenvalues of spectra. A nan
@@ -33,6 +33,11 @@ def rows(results: Mapping[Path, Result]) -> Iterator[list[Any]]:
         if isinstance(result, Series):
             for k, (name, epoch) in enumerate(zip(result.checkpoints, result.epoch.tolist(), strict=True)):
                 yield from _of_checkpoint(file, result.at(k), {"checkpoint": name, "epoch": epoch})
+        elif isinstance(result, OfPoints | History):
+            for k, epoch in enumerate(result.epoch.tolist()):
+                named = isinstance(result, OfPoints) and len(result.points) > 1
+                facts = {"checkpoint": result.points[k]} if named else {}
+                yield from _of_checkpoint(file, result.only(k), facts | {"epoch": "" if np.isnan(epoch) else epoch})
         else:
             yield from _of_checkpoint(file, result, {})
 
