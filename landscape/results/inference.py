@@ -100,6 +100,29 @@ def mean_stderr(mean: np.ndarray, square: np.ndarray, n: np.ndarray) -> np.ndarr
     return found
 
 
+def joined_stderr(means: np.ndarray, errors: np.ndarray, n: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """Return the standard error of the mean over several parts whose samples count alike, as if they were one part.
+
+    It is that of `stderr` over all their samples: the spread within the parts, which follows from their errors, and
+    that between them.
+
+    Args:
+        means: of each part, (P, ...).
+        errors: standard errors of these, (P, ...); that of a single sample does not matter.
+        n: number of samples of each part, (P,), two in all at least.
+        shares: of each part in the mean, (P,).
+
+    Returns:
+        The error, (...).
+    """
+    n, shares = (x.reshape(-1, *[1] * (means.ndim - 1)) for x in (n, shares))
+    with np.errstate(invalid="ignore", over="ignore"):  # of losses beyond all numbers
+        within = np.where(n > 1, (n - 1) * errors**2, 0.0)
+        between = (means - (shares * means).sum(axis=0)) ** 2
+        found: np.ndarray = np.sqrt((shares**2 * (within + between) / n).sum(axis=0) * n.sum() / (n.sum() - 1))
+    return found
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Scatter:
     """Errors of means over the samples of several parts, from sums over the samples instead of single values.

@@ -12,6 +12,8 @@ from typing import Literal
 
 import numpy as np
 
+from landscape.results import inference
+
 
 def _same(mean: np.ndarray) -> np.ndarray:
     return mean
@@ -68,17 +70,23 @@ class Measure:
         return float(self.value(np.array([sums, counted.sum()])))
 
     def joined_stderr(
-        self, values: np.ndarray, errors: np.ndarray, units: np.ndarray, weights: Sequence[float]
+        self,
+        values: np.ndarray,
+        errors: np.ndarray,
+        units: np.ndarray,
+        weights: Sequence[float],
+        samples: np.ndarray | None = None,
     ) -> float:
         """Return the standard error over samples of the measure of several parts together, to first order.
 
-        Parts are independent. Their numbers of units are taken for known.
+        The numbers of units of the parts are taken for known.
 
         Args:
             values: of each part, (P,).
             errors: the standard errors of these, (P,).
             units: of each part, (P,).
             weights: of one unit of each part, (P,).
+            samples: of each part, (P,), if all count alike, as in one part; None for parts that are independent.
 
         Returns:
             The error; nan if that of a part with units is unknown.
@@ -86,9 +94,12 @@ class Measure:
         counted = np.asarray(weights) * units
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             means, total = self.to_mean(values), counted.sum()
-            of_means = np.where(counted > 0, counted * errors / self.slope(means), 0.0) / total
-            mean = np.where(counted > 0, counted * means, 0.0).sum() / total
-            return float(self.slope(mean) * np.sqrt((of_means**2).sum()))
+            of_means = np.where(counted > 0, errors / self.slope(means), 0.0)
+            means, shares = np.where(counted > 0, means, 0.0), counted / total
+            slope = self.slope((shares * means).sum())
+            if samples is not None:
+                return float(slope * inference.joined_stderr(means, of_means, samples, shares))
+            return float(slope * np.sqrt(((shares * of_means) ** 2).sum()))
 
 
 SQUARED_ERROR = Measure(name="mean squared error", field="mean_squared_error", units="n_samples")

@@ -114,6 +114,7 @@ def _surface(
     shares: Sequence[Sequence[tuple[int, float]]],
     provenance: dict[str, Any],
 ) -> Surface:
+    alike = _alike(members, provenance)
     changes: dict[str, Any] = {
         "parts": tuple(members),
         "loss": _mixed(shares, surface.loss, 0),
@@ -122,19 +123,22 @@ def _surface(
         "centre_accuracy": _joined(shares, surface.centre_accuracy, 0),
         "mark_loss": _mixed(shares, surface.mark_loss, 1),
         "mark_accuracy": _joined(shares, surface.mark_accuracy, 1),
-        **_predicted(surface, members, shares),
-        "loss_stderr": _errors(shares, surface.loss_stderr, 0),
-        "centre_loss_stderr": _errors(shares, surface.centre_loss_stderr, 0),
-        "mark_loss_stderr": _errors(shares, surface.mark_loss_stderr, 1),
+        **_predicted(surface, members, shares, alike),
     }
-    alike = _alike(members, provenance)
     n_samples = np.array([surface.n_samples[of].sum() for of in members.values()])
     for prefix, axis in (("", 0), ("centre_", 0), ("mark_", 1)):
-        name = f"{prefix}accuracy_stderr"
-        changes[name] = _errors(shares, getattr(surface, name), axis)
-        for g in np.flatnonzero(alike) if changes[name] is not None else ():
+        of_loss, of_accuracy = f"{prefix}loss_stderr", f"{prefix}accuracy_stderr"
+        for name in (of_loss, of_accuracy):
+            changes[name] = _errors(shares, getattr(surface, name), axis)
+        for g in np.flatnonzero(alike):
             where = (slice(None),) * axis + (g,)
-            changes[name][where] = inference.share_stderr(changes[f"{prefix}accuracy"][where], float(n_samples[g]))
+            if changes[of_accuracy] is not None:
+                known = changes[f"{prefix}accuracy"][where]
+                changes[of_accuracy][where] = inference.share_stderr(known, float(n_samples[g]))
+            if changes[of_loss] is not None and len(shares[g]) > 1:
+                parts, own = [p for p, _ in shares[g]], np.array([w for _, w in shares[g]])
+                means, errors = (np.moveaxis(getattr(surface, f), axis, 0)[parts] for f in (f"{prefix}loss", of_loss))
+                changes[of_loss][where] = inference.joined_stderr(means, errors, surface.n_samples[parts], own)
     if surface.mark_policy_loss is not None:
         changes["mark_policy_loss"] = _mixed(shares, surface.mark_policy_loss, 1)
     changes |= _counted(surface, members)
@@ -156,44 +160,56 @@ def _traces(
     shares: Sequence[Sequence[tuple[int, float]]],
     provenance: dict[str, Any],
 ) -> Traces:
+    alike = _alike(members, provenance)
     return Traces(
         parts=tuple(members),
         **_counted(spectrum, members),
         loss=_mixed(shares, spectrum.loss, 0),
         accuracy=_joined(shares, spectrum.accuracy, 0),
-        **_predicted(spectrum, members, shares),
+        **_predicted(spectrum, members, shares, alike),
         trace=_mixed(shares, spectrum.trace, 0),
         trace_stderr=_mixed(shares, spectrum.trace_stderr, 0),
-        **_by_rows(spectrum, shares),
+        **_by_rows(spectrum, shares, alike),
         size=spectrum.size,
         operator=spectrum.operator,
         provenance=provenance,
     )
 
 
-def _by_rows(spectrum: Spectrum, shares: Sequence[Sequence[tuple[int, float]]]) -> dict[str, np.ndarray]:
+def _by_rows(
+    spectrum: Spectrum, shares: Sequence[Sequence[tuple[int, float]]], alike: np.ndarray
+) -> dict[str, np.ndarray]:
     """Return what follows from the samples and rows of the parts, as far as the spectrum has them."""
     groups: list[dict[str, float]] = []
-    for of in shares if spectrum.sample_trace is not None else ():
+    for of, as_one in zip(shares, alike, strict=True) if spectrum.sample_trace is not None else ():
         parts = [p for p, _ in of]
         together = pool(spectrum, parts)
         share = np.array([w for _, w in of])
+        weights = share[together.part] * together.weights
         unknown = any(repeated(spectrum, p) for p in parts)
 
         def error(
-            values: np.ndarray, together: Pool = together, share: np.ndarray = share, unknown: bool = unknown
+            values: np.ndarray,
+            together: Pool = together,
+            share: np.ndarray = share,
+            weights: np.ndarray = weights,
+            unknown: bool = unknown,
+            as_one: bool = bool(as_one),
         ) -> float:
-            """Return the error of a group; parts are independent, so that the squares of their errors add up."""
+            """Return the error of a group: of one part where all count alike, else squares of the parts' errors."""
+            if unknown:
+                return math.nan
+            if as_one:
+                return inference.stderr(inference.draws(values, weights))
             each = [together.part == k for k in range(len(share))]
             errors = [
                 inference.stderr(inference.draws(values[own], together.weights[own], together.chances[own]))
                 for own in each
             ]
-            return math.nan if unknown else float(np.sqrt((share**2 * np.square(errors)).sum()))
+            return float(np.sqrt((share**2 * np.square(errors)).sum()))
 
         own = {"trace_sampling_stderr": error(together.traces)}
         if together.gram is not None:
-            weights = share[together.part] * together.weights
             value, combination = together.gram.top(weights)
             below = (
                 0.0 if spectrum.eigenvalue_below is None else share @ np.nan_to_num(spectrum.eigenvalue_below[parts])
@@ -225,7 +241,10 @@ def _alike(members: Mapping[str, np.ndarray], provenance: Mapping[str, Any]) -> 
 
 
 def _predicted(
-    result: Surface | Spectrum, members: Mapping[str, np.ndarray], shares: Sequence[Sequence[tuple[int, float]]]
+    result: Surface | Spectrum,
+    members: Mapping[str, np.ndarray],
+    shares: Sequence[Sequence[tuple[int, float]]],
+    alike: np.ndarray,
 ) -> dict[str, np.ndarray]:
     """Return the measures of groups: means over units, each weighted like its sample."""
     fields: dict[str, np.ndarray] = {}
@@ -235,10 +254,11 @@ def _predicted(
             continue
         known, found = getattr(result, measure.error), []
         errors = np.full(len(values), np.nan) if known is None else known
-        for of in shares:
+        for of, as_one in zip(shares, alike, strict=True):
             parts, weights = [p for p, _ in of], [w / result.n_samples[p] for p, w in of]
+            samples = result.n_samples[parts] if as_one and len(parts) > 1 else None
             value = measure.joined(values[parts], units[parts], weights)
-            found.append((value, measure.joined_stderr(values[parts], errors[parts], units[parts], weights)))
+            found.append((value, measure.joined_stderr(values[parts], errors[parts], units[parts], weights, samples)))
         fields[measure.field], fields[measure.error] = np.array(found).T
         if measure.units != "n_samples":
             fields[measure.units] = np.array([units[of].sum() for of in members.values()])

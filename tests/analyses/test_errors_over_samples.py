@@ -63,13 +63,13 @@ def test_a_surface_keeps_them_and_a_group_has_its_own(tmp_path):
     assert np.isnan(found.loss_stderr[2]).all()  # one sample
     group = ls.regroup(found[list(found.parts[:2])], {"both": list(found.parts[:2])})
     n = np.array(CLASS_SIZES[:2])
-    assert group.loss_stderr[0, 0, 1] == pytest.approx(np.hypot(*(n * centre)) / n.sum(), rel=1e-9)
     shares = [inference.share_stderr(found.centre_accuracy[p], n[p]) for p in range(2)]
     np.testing.assert_allclose(found.centre_accuracy_stderr[:2], shares, rtol=1e-9)
     of_group = inference.share_stderr(group.centre_accuracy[0], n.sum())  # like one part, if all samples count alike
     assert group.centre_accuracy_stderr[0] == group.accuracy_stderr[0, 0, 1] == pytest.approx(of_group, rel=1e-12)
     halves = ls.regroup(found[list(found.parts[:2])], {"both": list(found.parts[:2])}, "balanced")
     assert halves.centre_accuracy_stderr[0] == pytest.approx(np.hypot(*shares) / 2, rel=1e-9)
+    assert halves.loss_stderr[0, 0, 1] == pytest.approx(np.hypot(*centre) / 2, rel=1e-9)
     with h5py.File(tmp_path / "a.h5", "r+") as file:
         file.attrs["version"] = np.int64(1)
         for name in [name for name in file if name.endswith("_stderr")]:
@@ -77,6 +77,23 @@ def test_a_surface_keeps_them_and_a_group_has_its_own(tmp_path):
     old = ls.load(tmp_path / "a.h5")
     assert (old.loss_stderr, old.centre_loss_stderr, ls.regroup(old, "all").loss_stderr) == (None, None, None)
     assert (old.accuracy_stderr, ls.regroup(old, "all").accuracy_stderr) == (None, None)
+
+
+@pytest.mark.parametrize("groups", ["all", {"rest": [1, 2]}])
+def test_errors_of_a_group_whose_samples_count_alike_are_those_of_one_part(groups):
+    """Also with a class of a single sample, whose own error is unknown."""
+    each, one = (CASES["mlp-tanh"].objective(partition=partition) for partition in ("class", groups))
+    along = ls.directions.random(each, 1)
+    marks = {"there": along.at(0.5)}
+    joined = ls.regroup(ls.surface(each, along, [0.0, 1.0], marks=marks), groups)
+    expected = ls.surface(one, along, [0.0, 1.0], marks=marks)
+    for kind in ("", "centre_", "mark_"):
+        for name in (f"{kind}loss_stderr", f"{kind}accuracy_stderr"):
+            np.testing.assert_allclose(getattr(joined, name), getattr(expected, name), rtol=1e-9)
+    spectra = [ls.spectrum(o, operator="ggn", ggn_tol=0) for o in (each, one)]
+    trace = ls.regroup(spectra[0], groups)
+    np.testing.assert_allclose(trace.trace_sampling_stderr, spectra[1].trace_sampling_stderr, rtol=1e-9)
+    np.testing.assert_allclose(trace.lambda_max_sampling_stderr, spectra[1].lambda_max_sampling_stderr, rtol=1e-6)
 
 
 def test_the_error_of_a_barrier_is_at_most_what_is_stated():

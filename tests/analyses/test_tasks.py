@@ -143,9 +143,15 @@ def test_measures_are_kept_with_what_they_are_over_and_those_of_groups_follow(na
                 assert getattr(found, counts[field])[p] == total[1]
         assert getattr(whole, field)[0] == pytest.approx(function(sums[:, 0].sum() / sums[:, 1].sum()), rel=1e-12)
         units = np.array([sums[::2, 1].sum(), sums[1::2, 1].sum()])
-        slopes = getattr(whole, field)[0] / getattr(found, field) if field == "perplexity" else np.ones(2)
-        expected = np.hypot(*(units / units.sum() * slopes * stated))
+        slopes = getattr(found, field) if field == "perplexity" else np.ones(2)
+        means = np.log(slopes) if field == "perplexity" else getattr(found, field)
+        n, share = np.array([len(sums[::2]), len(sums[1::2])]), units / units.sum()
+        within, between = (n - 1) * (stated / slopes) ** 2, (means - share @ means) ** 2
+        expected = np.sqrt((share**2 * (within + between) / n).sum() * n.sum() / (n.sum() - 1))
+        expected *= getattr(whole, field)[0] if field == "perplexity" else 1
         assert getattr(whole, f"{field}_stderr")[0] == pytest.approx(expected, rel=1e-9, nan_ok=True)
+        if np.ptp(sums[:, 1]) == 0 and field != "perplexity" and not np.isnan(expected):  # one part's, exactly
+            assert expected == pytest.approx((sums[:, 0] / sums[:, 1]).std(ddof=1) / np.sqrt(len(sums)), rel=1e-9)
         assert field in found.to_dataframe().columns
         measure = next(m for m in MEASURES if m.field == field)
         assert any(measure.name in head for head in columns.table(found)[0])
@@ -166,4 +172,6 @@ def test_measures_stand_in_results_at_the_checkpoint_and_their_tables(tmp_path):
         assert "mean squared error ± samples" in columns.table(result)[0]
         np.testing.assert_allclose(result.mean_squared_error_stderr, line.centre_loss_stderr, rtol=1e-9)
         assert result.perplexity is None
+    whole = ls.regroup(line, "all")
+    np.testing.assert_allclose(whole.mean_squared_error_stderr, whole.centre_loss_stderr, rtol=1e-9)
     assert "mean squared error" in [c.heading for c in rows.COLUMNS]

@@ -81,9 +81,8 @@ def test_groups_have_their_own_lambda_max_without_another_pass(case):
     assert joined.trace_sampling_stderr[2] == pytest.approx(found.trace_sampling_stderr[1], rel=1e-10)
     assert joined.lambda_max_sampling_stderr[2] == pytest.approx(found.lambda_max_sampling_stderr[1], rel=0.05)
     assert np.isnan(joined.trace_sampling_stderr[:2]).all()  # a part of one sample cannot tell its own spread
-    assert ls.regroup(found[list(found.parts)[:2]], {"a": list(found.parts[:2])}).trace_sampling_stderr[
-        0
-    ] == pytest.approx(np.hypot(*(found.n_samples[:2] * found.trace_sampling_stderr[:2])) / found.n_samples[:2].sum())
+    two = ls.regroup(found[list(found.parts)[:2]], {"a": list(found.parts[:2])}, "balanced").trace_sampling_stderr
+    assert two[0] == pytest.approx(np.hypot(*found.trace_sampling_stderr[:2]) / 2)
 
 
 def test_a_choice_of_parts_takes_their_rows_along_and_joining_leaves_them_out(case):
