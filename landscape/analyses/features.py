@@ -7,6 +7,7 @@ over epochs.
 
 Errors over samples come from a jackknife: the samples of each class are divided into groups, all numbers are computed
 without each group in turn, and their scatter gives the error (Quenouille 1956; Efron and Tibshirani 1993, chapter 11).
+A class of fewer samples than groups counts with as many groups as it has samples (`_changes`).
 If the features are kept, this needs no further pass of the network; otherwise it is left out. Of draws without
 replacement, a group is left out only as far as another draw would differ: each weight changes by the root of 1 - pi_i
 times its change in the jackknife (`_Batch.without`). To first order, the squares then add up to those of Hajek's
@@ -187,12 +188,17 @@ class _Batch:
     group: Tensor  # (B,) of the jackknife
     root: Tensor  # (B,) root of the fraction of a sample's variance that other draws would show
 
-    def without(self, group: int) -> "_Batch":
-        """Return the batch without the samples of a group, whose weight the others get.
+    def without(self, group: int, changes: np.ndarray) -> "_Batch":
+        """Return the batch without the samples of a group, whose weight the others of their classes get.
 
         Of draws, each weight changes by `root` times this change: those that are certain to be drawn keep theirs.
+
+        Args:
+            group: the group.
+            changes: from `_changes`.
         """
-        change = torch.where(self.group == group, -1.0, 1 / (GROUPS - 1)).to(self.root)
+        lost, got = torch.from_numpy(changes[:, :, group]).to(self.root)[:, self.labels]
+        change = torch.where(self.group == group, lost, got)
         return replace(self, weights=self.weights * (1 + self.root * change).to(self.weights))
 
 
@@ -232,8 +238,9 @@ def _measure(
     if sampling_errors and not few and team.total_of(bool(kept)) == team.size:
         same = np.isin(numbers["accuracy"], [0.0, 1.0])  # the samples say nothing of their scatter
         all_fit = kept[0].features[0].nbytes * len(objective.samples) <= cache_bytes
+        changes = _changes(objective.samples.labels, _left(objective), n_classes)
         joined = 1 < team.size <= GROUPS and team.total_of(all_fit) == team.size
-        numbers |= _jackknife(kept, rows, beta, team, report, joined=joined)
+        numbers |= _jackknife(kept, rows, beta, team, report, changes, joined=joined)
         numbers["accuracy_stderr"] = np.where(same, _least_error(objective, n_classes), numbers["accuracy_stderr"])
     if n_classes > MOST_ANGLES:
         numbers["mean_cosine"] = None
@@ -290,7 +297,14 @@ def _numbers(
 
 
 def _jackknife(
-    kept: Sequence[_Batch], rows: Tensor, beta: float, team: distributed.Team, report: Report, *, joined: bool
+    kept: Sequence[_Batch],
+    rows: Tensor,
+    beta: float,
+    team: distributed.Team,
+    report: Report,
+    changes: np.ndarray,
+    *,
+    joined: bool,
 ) -> dict[str, np.ndarray]:
     """Return standard errors over samples, from the numbers without each group of samples in turn.
 
@@ -300,6 +314,7 @@ def _jackknife(
         beta: weight of the variance in the quality.
         team: the processes among which the samples are divided.
         report: called with the finished fraction of the analysis.
+        changes: from `_changes`.
         joined: let each process take all samples, and some of the groups; otherwise each takes its own samples, for
             all groups.
 
@@ -313,7 +328,7 @@ def _jackknife(
     for g in groups:
 
         def some(g: int = g) -> Iterator[_Batch]:
-            return (batch.without(g) for batch in kept)
+            return (batch.without(g, changes) for batch in kept)
 
         again.append(_numbers(some, some, rows, beta, together)[0])
         report(0.95 + 0.04 * len(again) / len(groups))
@@ -376,6 +391,23 @@ def _groups(labels: np.ndarray, left: np.ndarray) -> np.ndarray:
         order = np.lexsort((random.permutation(len(own)), left[own] == 0))  # the others first
         found[own[order]] = (np.arange(len(own)) + random.integers(GROUPS)) % GROUPS
     return found
+
+
+def _changes(labels: np.ndarray, left: np.ndarray, n_classes: int) -> np.ndarray:
+    """Return by which fraction weights change without a group, of its own samples and of the others, (2, C, GROUPS).
+
+    A class with fewer samples than groups has none in some groups, without which nothing of it changes. Its changes are
+    scaled, so that the common formula for the error is that for as many groups as it has samples: the error of a mean
+    is s / sqrt(n).
+    """
+    n, groups, uncertain = np.zeros((n_classes, GROUPS)), _groups(labels, left), left > 0
+    np.add.at(n, (labels[uncertain], groups[uncertain]), 1)
+    m = n.sum(axis=1, keepdims=True)
+    few = (m > 1) & (m < GROUPS)
+    m = np.where(few, m, GROUPS)
+    scale = np.sqrt(GROUPS * (m - 1) / ((GROUPS - 1) * m))
+    got = np.where(few, n, 1) / (m - 1)
+    return scale * np.stack([np.full_like(got, -1), got])
 
 
 def _least_error(objective: Objective, n_classes: int) -> np.ndarray:

@@ -224,7 +224,10 @@ def test_errors_of_features_are_those_of_other_samples():
         one = [batch()]
         numbers.append(features_analysis._numbers(lambda one=one: one, lambda one=one: one, rows, 0.5, ALONE)[0])
         if len(errors) < 8:
-            errors.append(features_analysis._jackknife(one, rows, 0.5, ALONE, lambda share: None, joined=False))
+            changes = features_analysis._changes(labels, np.ones(len(labels)), n_classes)
+            errors.append(
+                features_analysis._jackknife(one, rows, 0.5, ALONE, lambda share: None, changes, joined=False)
+            )
     for name in WITH_ERRORS:
         scatter = np.std([found[name] for found in numbers], axis=0)
         stated = np.sqrt(np.mean([np.square(found[f"{name}_stderr"]) for found in errors], axis=0))

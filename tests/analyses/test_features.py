@@ -158,6 +158,24 @@ def test_one_class_has_no_geometry():
     assert np.isfinite([found.variance[0, 0], found.loss[0, 0], found.disagreement[0, 0]]).all()
 
 
+def test_errors_of_small_classes_are_those_of_their_own_samples():
+    """The loss is a mean: its error is s / sqrt(n) for at most as many samples as groups of the jackknife."""
+    n = (60, 20, 12, 4, 2, 1)
+    labels = torch.repeat_interleave(torch.arange(len(n)), torch.tensor(n))
+    inputs = torch.randn(len(labels), 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    samples, options = datasets.from_dataset((inputs, labels)), {"partition": "class", "device": "cpu"}
+    objective = Objective.build(nn.Linear(4, len(n)), samples, dtype=torch.float64, **options)
+    losses = F.cross_entropy(objective.model(inputs), labels, reduction="none").detach().split(n)
+    found = ls.features(objective)
+    own = [x.std() / len(x) ** 0.5 for x in losses[1:-1]]
+    np.testing.assert_allclose(found.loss_stderr[0, 1:-1], own, rtol=1e-6)  # weights are float32
+    assert np.isnan(found.loss_stderr[0, -1])
+    drawn = ls.draw_samples(objective, 15, even=1.0)
+    assert drawn.draws.factors.max() == 1  # alike, so that the error of the draw is known in closed form
+    expected = ls.surface1d(drawn, n=1, x=[0.0]).loss_stderr[:-1, 0, 0]
+    np.testing.assert_allclose(ls.features(drawn).loss_stderr[0, :-1], expected, rtol=1e-6)
+
+
 class Whole(nn.Module):
     """Its features are a view of activations that are much larger."""
 
