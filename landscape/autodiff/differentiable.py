@@ -29,6 +29,7 @@ from torch.utils import checkpoint
 from torch.utils._pytree import tree_map_only
 
 from landscape.autodiff import devices
+from landscape.errors import InputError
 
 
 @contextmanager
@@ -36,7 +37,12 @@ def differentiable_attention() -> Generator[None, None, None]:
     """Return a context for second derivatives: gradients are on; attention and others use plain operations.
 
     And in full precision, see `devices.full_precision`.
+
+    Raises:
+        InputError: inference mode is on, in which every derivative would be zero.
     """
+    if torch.is_inference_mode_enabled():
+        raise InputError("torch.inference_mode() records no gradients: leave it before the call")
     with (
         devices.full_precision(),
         torch.enable_grad(),

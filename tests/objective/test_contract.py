@@ -362,6 +362,18 @@ def test_statistics_that_move_in_training_mode_are_a_change_too():
     assert batch_norm.DEFAULT in batch_norm.POLICIES
 
 
+def test_inference_mode_is_named_where_it_would_make_derivatives_zero():
+    outside = objective_of(net())
+    for call in (
+        lambda: objective_of(net()),
+        lambda: ls.spectrum(outside),
+        lambda: ls.gradients(outside),
+        lambda: ls.hessian(outside)["0"] @ np.ones(outside.layout.size),
+    ):
+        with torch.inference_mode(), refused(InputError, "torch.inference_mode"):
+            call()
+
+
 @pytest.mark.parametrize("wide", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_weights_keep_the_digits_that_file_and_analysis_have(tmp_path, wide, dtype):
