@@ -38,6 +38,10 @@ class Way(IntEnum):
     BASIS = 2  # a Lanczos basis
 
 
+LISTED = 10
+"""Ritz values that are stored if no number is requested."""
+STEPS_EACH = 12
+"""The largest number of steps for each eigenvalue that is requested, without the density."""
 MOST = 100_000
 """The largest number of steps, probes, eigenvalues and vectors; arrays of these are made before the first product."""
 
@@ -52,7 +56,7 @@ class Options:
     probes: int | None
     seed: int
     distribution: Distribution
-    top: int
+    top: int | None
     vectors: int
     tol: float | None
     gap: float | None
@@ -68,7 +72,7 @@ class Options:
 
     def __post_init__(self) -> None:
         """Raise InputError for a value out of its range, except where the range depends on the objective."""
-        at_least = {"steps": (self.n_steps, 1), "probes": (self.n_probes, 1), "top": (self.top, 1)}
+        at_least = {"steps": (self.n_steps, 1), "probes": (self.n_probes, 1), "top": (self.listed, 1)}
         at_least |= {"vectors": (self.vectors, 0), "seed": (self.seed, 0)}
         for name, (value, least) in at_least.items():
             if value < least:
@@ -118,14 +122,28 @@ class Options:
         """Number of runs for the density."""
         return PROBES if self.probes is None else self.probes
 
+    @property
+    def listed(self) -> int:
+        """Number of the largest Ritz values that are stored, without those of the vectors."""
+        return LISTED if self.top is None else self.top
+
+    @property
+    def sought(self) -> int:
+        """Number of the largest eigenvalues that are requested, with or without their vectors."""
+        return max(self.vectors, self.top or 0)
+
+    @property
+    def most(self) -> int:
+        """The largest number of steps of a run for both ends."""
+        return self.max_steps or max(extremes.MOST, STEPS_EACH * (self.top or 0))
+
     def plan(self, room: Room) -> Plan:
         """Return how each part's matrix is probed for the density, given how many vectors fit into memory."""
         given = {item.name: getattr(self, item.name) for item in fields(Plan) if item.name != "room"}
         given |= {"steps": self.n_steps, "probes": self.n_probes, "trace_tol": self.of_trace}
         given |= {} if self.accuracy is None else {"tol": self.residual}
         if not self.has_density:  # only the ends and the trace are wanted, whose own run does not fit
-            most = self.max_steps or extremes.MOST
-            given |= {"steps": min(SHORT, most), "tol": self.residual, "max_steps": most}
+            given |= {"steps": min(SHORT, self.most), "tol": self.residual, "max_steps": self.most}
         return Plan(**given, room=room)
 
     def place_of_ends(self, room: Room) -> Place | None:
@@ -133,7 +151,7 @@ class Options:
 
         This is so if the density is requested, or if such a run does not fit into memory.
         """
-        longest = 3 * (self.max_steps or extremes.MOST) // 2
+        longest = 3 * self.most // 2
         return None if self.has_density else room.place(longest + DEFLATED, self.vectors + 12)
 
     def way(self, room: Room, size: int) -> Way:

@@ -10,7 +10,7 @@ from landscape.analyses.room import needs_all, room_of, sizes_of
 from landscape.autodiff import distributed
 from landscape.autodiff.costs import Known, Work
 from landscape.autodiff.distributed import ALONE, Team
-from landscape.curvature import bounded, extremes, places, probing
+from landscape.curvature import bounded, places, probing
 from landscape.curvature.algebra import Operator
 from landscape.curvature.lanczos import probe
 from landscape.curvature.places import Place, Room
@@ -78,14 +78,14 @@ def costs_of_matrices(operator: Operator, options: Options, memory_bytes: int | 
     Raises:
         InputError: too few vectors fit into memory.
     """
-    own, most = operator[operator.parts[0]], options.max_steps or extremes.MOST
+    own = operator[operator.parts[0]]
     room = Room.beside(own, memory_bytes)
     if operator.objective is not None:
         sizes = sizes_of(operator.parts, operator.objective)
         own = operator.restrict([int(np.argmax(sizes))])
         with distributed.together():
             room = _room_of_largest(own, options, sorted(sizes, reverse=True), memory_bytes)
-    runs = runs_of(own, options, room, lambda: most, lambda plan, place: plan.max_steps or 4 * plan.steps)
+    runs = runs_of(own, options, room, lambda: options.most, lambda plan, place: plan.max_steps or 4 * plan.steps)
     v = probe(operator.size, seed=0, number=0).to(operator.device, operator.dtype)[None, None]
     work = Work(
         what=f"products with the {operator.name}",

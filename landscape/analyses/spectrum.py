@@ -14,7 +14,6 @@ from landscape.analyses.options import Options, Trace, ggn_tol_for
 from landscape.analyses.samples import Method
 from landscape.analyses.spectrum_parts import OfObjective, OfOperator, Subject
 from landscape.callables import checked
-from landscape.curvature import extremes
 from landscape.curvature.kinds import HESSIAN, Kind, KindName, find
 from landscape.curvature.lanczos import Distribution
 from landscape.curvature.matrices import matrix
@@ -37,7 +36,7 @@ def spectrum(
     probes: int | None = None,
     seed: int = 0,
     distribution: Distribution = "rademacher",
-    top: int = 10,
+    top: int | None = None,
     vectors: int = 0,
     overlap: bool = False,
     tol: float | None = None,
@@ -77,7 +76,9 @@ def spectrum(
         probes: runs per part for the density; 4 show how much it depends on the probe. None means 4.
         seed: of the probes; the same seed gives the same probes on any device and for any batch size.
         distribution: "rademacher" or "gaussian" probes.
-        top: store at least this many of the largest Ritz values; fewer where no basis fits into memory.
+        top: number of the largest eigenvalues to compute. Without the density, take steps until all of them have
+            converged. None stores ten Ritz values (fewer where no basis fits into memory), of which only those with a
+            small residual are eigenvalues.
         vectors: number of the largest Ritz values to keep with their vectors.
         overlap: also multiply the vectors and the gradient of each part by the matrices of all parts; see overlap.py.
         tol: take steps until the residual of lambda_max is at most this fraction of it. None means 1e-3; with the
@@ -85,7 +86,8 @@ def spectrum(
         gap: without the density, take steps until, with a probability of 99 %, no eigenvalue exceeds lambda_max by more
             than this fraction of it; `largest_at_most` is the bound that was reached. None means the standard error of
             lambda_max over samples, from 0.05 to 0.3; 0.05 if that is not computed, or with `tol` or `accuracy`.
-        max_steps: the largest number of steps for `tol`; None means 48, or 4 times `steps` with the density.
+        max_steps: the largest number of steps for `tol`; None means 48, or 12 times `top` if that is more, or 4 times
+            `steps` with the density.
         trace: "exact" (see traces.py) is possible for networks that are piecewise linear in each parameter, and for all
             networks with the other matrices; "probes" estimates it; "sampled" estimates it from gradients of single
             samples, at the cost of one product, and is possible wherever "exact" is; "auto" computes it from rows if
@@ -188,7 +190,7 @@ def _kind_of(
 
 def _refuse_vectors(options: Options, matrices: Subject, *, overlap: bool) -> None:
     """Refuse more vectors than a run can find, or too few vectors for the overlap."""
-    most = options.n_steps if options.has_density else options.max_steps or extremes.MOST
+    most = options.n_steps if options.has_density else options.most
     if options.vectors > min(most, matrices.size):
         raise InputError(
             f"{arg('vectors')} must be at most {min(most, matrices.size)}, for {most} steps; got {options.vectors}"

@@ -357,11 +357,12 @@ class SpectrumCosts:
     def _of_ends(self) -> int:
         """Return the number of products for both ends of a part, as a run on a few samples needs."""
         options, last = self.options, len(self.parts) - 1
-        own, most = self.operator()[str(last)], options.max_steps or extremes.MOST
+        own = self.operator()[str(last)]
         found = self.rows(last) if self.by_samples else None
         guess, error = (None, None) if found is None else (found.guess, found.error)
         given: dict[str, Any] = {"seed": options.seed, "tol": options.residual, "gap": options.gap_for(error)}
-        return len(extremes.ends(own, guess, **given, vectors=options.vectors, max_products=most).alpha)
+        given |= {"sought": options.sought, "max_products": options.most}
+        return len(extremes.ends(own, guess, **given).alpha)
 
     def _restarted(self, plan: probing.Plan, place: Place) -> int:
         """Return the number of products of the restarted run of a part, as a run on a few samples needs."""

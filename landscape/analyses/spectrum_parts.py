@@ -424,8 +424,9 @@ def _by_products(
         seed=options.seed,
         tol=options.residual,
         gap=options.gap_for(None if per_sample is None else per_sample.relative_error),
+        sought=options.sought,
         vectors=options.vectors,
-        max_products=options.max_steps or extremes.MOST,
+        max_products=options.most,
         report=report,
         place=place,
     )

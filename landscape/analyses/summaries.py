@@ -41,7 +41,7 @@ def of_rows(
     """
     if options.sampling_errors:
         of_part |= sample_fields.statistics(per_sample, *of_samples.along_rows(per_sample, kept))
-    given: dict[str, Any] = {"top": options.top, "vectors": options.vectors, "negative_tol": options.negative_tol}
+    given: dict[str, Any] = {"top": options.listed, "vectors": options.vectors, "negative_tol": options.negative_tol}
     given |= {"tol": options.residual, "sampling_errors": options.sampling_errors}
     made = sample_fields.by_rows(per_sample, kept, **given)
     if not options.has_density:
@@ -206,7 +206,7 @@ def _largest(
     """
 
     def first(numbers: np.ndarray) -> np.ndarray:
-        n = max(options.top, options.vectors)
+        n = max(options.listed, options.vectors)
         kept = numbers[:n]
         return np.pad(kept, (0, n - len(kept)), constant_values=np.nan)[None]
 

@@ -27,6 +27,7 @@ from landscape.curvature.operators import BACKENDS
 from landscape.errors import InputError
 from landscape.objective.objective import Objective
 from landscape.results import Spectrum, columns
+from landscape.results.converged import converged
 from landscape.results.predicted import FIELDS
 from landscape.results.written import few, short, with_error
 
@@ -70,10 +71,10 @@ SPECTRUM = cloup.option_group(
     ),
     option(
         "--top",
-        default=10,
-        show_default=True,
+        type=int,
         metavar="K",
-        help="Store at least the K largest eigenvalues (fewer where no basis fits into memory), and the smallest one.",
+        help="Compute the K largest eigenvalues. Otherwise only lambda_max converges, and the next nine Ritz values "
+        "are stored with their residuals.",
     ),
     option(
         "--vectors",
@@ -108,7 +109,7 @@ SPECTRUM = cloup.option_group(
         type=int,
         metavar="M",
         help="Take at most M steps for --tol.",
-        show_default="48; 4 times --steps with the density",
+        show_default="48, or 12 times --top; 4 times --steps with the density",
     ),
     option(
         "--trace",
@@ -314,8 +315,9 @@ def _conclude(console: Console, found: Spectrum, path: Path, objective: Objectiv
     _reached(console, found)
     over_samples.show(console, found)
     _by_rows(console, found, objective, options)
-    if options.vectors > 1:
-        _further(console, found, min(options.vectors, MOST_COLUMNS))
+    if options.sought > 1:
+        _further(console, found, min(options.sought, MOST_COLUMNS))
+    _unsettled(console, found, options)
     if found.overlap is not None:
         _show_overlap(console, found)
     also = "" if found.overlap is None else " [--kind overlap]"
@@ -350,7 +352,7 @@ def _by_rows(console: Console, found: Spectrum, objective: Objective, options: O
 
 
 def _further(console: Console, found: Spectrum, n: int) -> None:
-    """Print the n largest eigenvalues of each part, whose vectors the file holds, with their errors over samples."""
+    """Print the n largest eigenvalues of each part, with their errors over samples if these are known."""
     errors, rows = found.ritz_sampling_stderr, []
     for p, part in enumerate(found.parts):
         values = found.ritz_values[p, :n]
@@ -361,6 +363,17 @@ def _further(console: Console, found: Spectrum, n: int) -> None:
         rows.append([part, *cells])
     title = "largest eigenvalues" + ("" if errors is None else " ± samples")
     console.table(["part", *map(str, range(1, n + 1))], rows, title=title)
+
+
+def _unsettled(console: Console, found: Spectrum, options: Options) -> None:
+    """Name the parts of which not all eigenvalues of --top have converged."""
+    n = options.top or 0
+    sure = converged(found.ritz_values, found.ritz_residuals, tol=found.tol, scale=found.lambda_max[:, None])
+    for p, part in enumerate(found.parts):
+        wrong = np.count_nonzero(~sure[p, :n] & np.isfinite(found.ritz_values[p, :n]))
+        if wrong and found.converged[p]:
+            longer = "raise --steps" if found.ran(p) else "raise --max-steps with --tol"
+            console.note(f"{wrong} of the {n} largest eigenvalues of {part} have not converged: {longer}")
 
 
 def _reached(console: Console, found: Spectrum) -> None:

@@ -75,6 +75,7 @@ def ends(
     seed: int,
     tol: float,
     gap: float = GAP,
+    sought: int = 0,
     vectors: int = 0,
     max_products: int = MOST,
     report: Callable[[float], None] = lambda share: None,
@@ -86,8 +87,9 @@ def ends(
         operator: of one part.
         guess: a vector that may be close to the eigenvector of lambda_max, (D,); None for none.
         seed: of the noise.
-        tol: residual of lambda_max and of the kept vectors, as a fraction of lambda_max, at which the run may end.
+        tol: residual, as a fraction of lambda_max, of all Ritz values that must converge before the run ends.
         gap: the largest possible excess of an eigenvalue over lambda_max, as a fraction of it, when the run may end.
+        sought: number of the largest Ritz values that must converge, lambda_max at least.
         vectors: number of Ritz vectors that must converge.
         max_products: the largest number of products.
         report: called with the completed fraction.
@@ -110,7 +112,7 @@ def ends(
         operator.matvec,
         start[None, None],
         min(FIRST_COARSE if gap > GAP else FIRST, max_products),
-        more=unsettled(tol, gap, mass, max(1, vectors)),
+        more=unsettled(tol, gap, mass, max(1, sought, vectors)),
         max_steps=max_products,
         progress=lambda step: report(min(0.99, step / (2 * FIRST))),
         team=operator.team,

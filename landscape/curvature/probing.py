@@ -57,6 +57,7 @@ class Plan:
     probes: int  # runs
     seed: int
     distribution: Distribution = "rademacher"
+    sought: int = 0  # the largest Ritz values that must converge with `tol`, lambda_max at least
     vectors: int = 0  # Ritz vectors that are kept from the run with the largest value, at least 3
     tol: float | None = None  # continue until lambda_max has converged to this tolerance; None means `steps` steps
     max_steps: int | None = None  # the largest number of steps with `tol`; None means 4 times `steps`
@@ -175,7 +176,7 @@ def run(operator: "Operator", plan: Plan, report: Callable[[float], None], *, es
             operator.matvec,
             torch.stack([_drawn(operator, plan, n) for n in numbers])[None],
             plan.steps,
-            more=unconverged(plan.tol) if plan.tol is not None else None,
+            more=unconverged(plan.tol, max(plan.sought, 1)) if plan.tol is not None else None,
             max_steps=(plan.max_steps or 4 * plan.steps) if plan.tol is not None else None,
             progress=partial(advance, begin),
             team=operator.team,
@@ -290,7 +291,7 @@ def refuse_restart(operator: "Operator", plan: Plan, *, part: str = "", process:
 
 
 def _wanted(plan: Plan, size: int) -> int:
-    return min(max(plan.vectors, 3), size - 3)
+    return min(max(plan.vectors, plan.sought, 3), size - 3)
 
 
 def deflated(operator: "Operator", plan: Plan, place: Place, report: Callable[[int], None]) -> bounded.Split:

@@ -39,6 +39,28 @@ def test_as_many_steps_as_parameters_give_the_exact_spectrum(name):
         assert np.abs(seen[:, None] - exact).min(axis=1).max() < 1e-7 * scale
 
 
+def test_the_largest_eigenvalues_that_are_asked_for_are_computed():
+    objective = CASES["mlp-tanh"].objective()
+    found = ls.spectrum(objective, top=8)
+    for part in range(3):
+        exact = exact_eigenvalues(objective, part)[::-1][:8]
+        assert (found.ritz_residuals[part] <= found.tol * found.lambda_max[part]).all()
+        np.testing.assert_allclose(found.ritz_values[part], exact, atol=1.5 * found.tol * exact[0])
+    assert found.ritz_vectors is None
+
+
+def test_ritz_values_that_nobody_asks_for_take_no_product():
+    objective = CASES["mlp-tanh"].objective()
+    plain, one = (ls.spectrum(objective, top=top) for top in (None, 1))
+    np.testing.assert_array_equal(plain.ritz_values[:, 0], one.ritz_values[:, 0])
+    assert (plain.ritz_values.shape[1], one.ritz_values.shape[1]) == (10, 1)
+
+
+def test_more_eigenvalues_than_a_matrix_has_are_all_of_them():
+    found = ls.spectrum(np.diag([3.0, 2.0, -1.0]), density=False, top=5)
+    np.testing.assert_allclose(found.ritz_values[0], [3, 2, -1, np.nan, np.nan], atol=1e-12)
+
+
 def test_density_moments_are_the_moments_of_the_eigenvalues():
     """Mean over K probes of D * sum w t^p estimates trace(H^p); for signs its variance is at most 2 |H^p|_F^2."""
     objective = CASES["mlp-tanh"].objective(partition="all", batch_size=8)

@@ -64,6 +64,18 @@ def test_more_outputs_than_products_are_the_reason_for_lanczos():
     assert said_of_rows(objective, found, method="lanczos") == []
 
 
+def test_eigenvalues_of_top_that_have_not_converged_are_told():
+    found, console = ls.spectrum(CASES["mlp-tanh"].objective(), top=4), Said()
+    options = Options(**found.provenance["options"])
+    # private: printed by the command only
+    hessian._unsettled(console, found, options)
+    assert console.notes == []
+    found.ritz_residuals[1, 1:] = found.lambda_max[1]
+    hessian._unsettled(console, found, options)
+    (note,) = console.notes
+    assert re.findall(r"\d+", note) == ["3", "4", found.parts[1]]
+
+
 def test_the_bound_of_eigenvalues_knows_those_below_too():
     objective = Case(lambda: mlp(nn.Tanh()), loss=concave).objective()
     found = ls.spectrum(objective, operator="ggn", ggn_tol=0.01)
