@@ -407,7 +407,8 @@ def _changes(labels: np.ndarray, left: np.ndarray, n_classes: int) -> np.ndarray
     m = np.where(few, m, GROUPS)
     scale = np.sqrt(GROUPS * (m - 1) / ((GROUPS - 1) * m))
     got = np.where(few, n, 1) / (m - 1)
-    return scale * np.stack([np.full_like(got, -1), got])
+    changes: np.ndarray = scale * np.stack([np.full_like(got, -1), got])
+    return changes
 
 
 def _least_error(objective: Objective, n_classes: int) -> np.ndarray:

@@ -14,7 +14,7 @@ from landscape.analyses.options import TRACES, Options, all_rows, ggn_tol_for
 from landscape.analyses.samples import METHODS
 from landscape.analyses.spectrum import spectrum
 from landscape.autodiff import distributed
-from landscape.cli import along, over_samples
+from landscape.cli import along, further, over_samples
 from landscape.cli.analysis import DRAWN, checkpoint, numbers, output, parts, samples
 from landscape.cli.begin import begin, told_draws
 from landscape.cli.console import Console
@@ -27,9 +27,8 @@ from landscape.curvature.operators import BACKENDS
 from landscape.errors import InputError
 from landscape.objective.objective import Objective
 from landscape.results import Spectrum, columns
-from landscape.results.converged import converged
 from landscape.results.predicted import FIELDS
-from landscape.results.written import few, short, with_error
+from landscape.results.written import few, short
 
 SPECTRUM = cloup.option_group(
     "Spectrum",
@@ -316,8 +315,8 @@ def _conclude(console: Console, found: Spectrum, path: Path, objective: Objectiv
     over_samples.show(console, found)
     _by_rows(console, found, objective, options)
     if options.sought > 1:
-        _further(console, found, min(options.sought, MOST_COLUMNS))
-    _unsettled(console, found, options)
+        further.show(console, found, min(options.sought, MOST_COLUMNS))
+    further.warn(console, found, options)
     if found.overlap is not None:
         _show_overlap(console, found)
     also = "" if found.overlap is None else " [--kind overlap]"
@@ -349,31 +348,6 @@ def _by_rows(console: Console, found: Spectrum, objective: Objective, options: O
         reason = f"they need more than {of_samples.MOST_ROWS:,} rows, or more than fit into --cache"
     others = [part for part, known in zip(found.parts, own, strict=True) if not known]
     console.note(f"by Lanczos, not by rows: {few(others)}, because {reason}")
-
-
-def _further(console: Console, found: Spectrum, n: int) -> None:
-    """Print the n largest eigenvalues of each part, with their errors over samples if these are known."""
-    errors, rows = found.ritz_sampling_stderr, []
-    for p, part in enumerate(found.parts):
-        values = found.ritz_values[p, :n]
-        known = np.zeros(n) if errors is None else errors[p, :n]
-        cells = [
-            "" if math.isnan(value) else with_error(value, error) for value, error in zip(values, known, strict=True)
-        ]
-        rows.append([part, *cells])
-    title = "largest eigenvalues" + ("" if errors is None else " ± samples")
-    console.table(["part", *map(str, range(1, n + 1))], rows, title=title)
-
-
-def _unsettled(console: Console, found: Spectrum, options: Options) -> None:
-    """Name the parts of which not all eigenvalues of --top have converged."""
-    n = options.top or 0
-    sure = converged(found.ritz_values, found.ritz_residuals, tol=found.tol, scale=found.lambda_max[:, None])
-    for p, part in enumerate(found.parts):
-        wrong = np.count_nonzero(~sure[p, :n] & np.isfinite(found.ritz_values[p, :n]))
-        if wrong and found.converged[p]:
-            longer = "raise --steps" if found.ran(p) else "raise --max-steps with --tol"
-            console.note(f"{wrong} of the {n} largest eigenvalues of {part} have not converged: {longer}")
 
 
 def _reached(console: Console, found: Spectrum) -> None:

@@ -130,7 +130,7 @@ def _surface(
         of_loss, of_accuracy = f"{prefix}loss_stderr", f"{prefix}accuracy_stderr"
         for name in (of_loss, of_accuracy):
             changes[name] = _errors(shares, getattr(surface, name), axis)
-        for g in np.flatnonzero(alike):
+        for g in np.flatnonzero(alike).tolist():
             where = (slice(None),) * axis + (g,)
             if changes[of_accuracy] is not None:
                 known = changes[f"{prefix}accuracy"][where]

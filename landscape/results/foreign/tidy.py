@@ -35,8 +35,8 @@ def rows(results: Mapping[Path, Result]) -> Iterator[list[Any]]:
                 yield from _of_checkpoint(file, result.at(k), {"checkpoint": name, "epoch": epoch})
         elif isinstance(result, OfPoints | History):
             for k, epoch in enumerate(result.epoch.tolist()):
-                named = isinstance(result, OfPoints) and len(result.points) > 1
-                facts = {"checkpoint": result.points[k]} if named else {}
+                points = result.points if isinstance(result, OfPoints) else ()
+                facts = {"checkpoint": points[k]} if len(points) > 1 else {}
                 yield from _of_checkpoint(file, result.only(k), facts | {"epoch": "" if np.isnan(epoch) else epoch})
         else:
             yield from _of_checkpoint(file, result, {})
