@@ -13,7 +13,7 @@ from torch import nn
 import landscape as ls
 from landscape.analyses import samples
 from landscape.analyses.options import Options
-from landscape.cli import hessian, over_samples
+from landscape.cli import further, hessian, over_samples
 from landscape.results.over_samples import of_part
 
 
@@ -67,11 +67,10 @@ def test_more_outputs_than_products_are_the_reason_for_lanczos():
 def test_eigenvalues_of_top_that_have_not_converged_are_told():
     found, console = ls.spectrum(CASES["mlp-tanh"].objective(), top=4), Said()
     options = Options(**found.provenance["options"])
-    # private: printed by the command only
-    hessian._unsettled(console, found, options)
+    further.warn(console, found, options)
     assert console.notes == []
     found.ritz_residuals[1, 1:] = found.lambda_max[1]
-    hessian._unsettled(console, found, options)
+    further.warn(console, found, options)
     (note,) = console.notes
     assert re.findall(r"\d+", note) == ["3", "4", found.parts[1]]
 
@@ -157,7 +156,7 @@ def test_no_interval_is_made_up():
 def test_eigenvalues_whose_vectors_are_stored_are_printed_with_their_errors():
     found = ls.spectrum(CASES["mlp-tanh"].objective(), vectors=2)
     console = Said()
-    hessian._further(console, found, 2)  # private: as above
+    further.show(console, found, 2)
     assert console.titles == ["largest eigenvalues ± samples"]
     for p, (part, *cells) in enumerate(console.rows[0]):
         errors = found.ritz_sampling_stderr[p, :2]
