@@ -11,7 +11,7 @@ from refusals import refused
 
 import landscape as ls
 from landscape.analyses import samples, spectrum_parts
-from landscape.analyses.options import Options
+from landscape.analyses.options import Options, ggn_tol_for
 from landscape.analyses.room import RoomOnce, is_ample, needs_all, trial_of
 from landscape.autodiff import memory
 from landscape.autodiff.distributed import Team
@@ -24,7 +24,7 @@ ENTRY = 8  # bytes of a number
 DEFAULTS = {
     name: parameter.default for name, parameter in inspect.signature(ls.spectrum).parameters.items()
     if name in Options.__dataclass_fields__
-}  # fmt: skip
+} | {"ggn_tol": ggn_tol_for(None)}  # fmt: skip
 
 
 def objective(**options):
