@@ -8,6 +8,7 @@ import torch
 from landscape.analyses.samples import Kept, Samples, along_vector
 from landscape.autodiff import trees
 from landscape.autodiff.wide import wide
+from landscape.curvature.outputs import split
 from landscape.curvature.rows import Lengths
 from landscape.data.thumbnails import thumbnails
 from landscape.networks.tasks import Task
@@ -17,8 +18,8 @@ MOST_IMAGES = 8
 """The largest number of images of each part of which small copies are kept."""
 ROUNDING = 100, 10
 """Units of rounding of the largest |eigenvalue| by rows: so many, and so many for each unit of the largest |output|,
-whose own rounding changes the matrices of samples by as much. Measured (tests/campaigns/test_row_bound.py): of random
-networks none needed more than two fifths of it."""
+whose own rounding changes the matrices of samples by as much if these depend on it. Measured
+(tests/campaigns/test_row_bound.py): of random networks none needed more than two fifths of it."""
 
 
 def statistics(found: Samples, curvature: np.ndarray, crossfit: np.ndarray) -> dict[str, np.ndarray]:
@@ -168,7 +169,8 @@ def _eigenvalues(found: Samples, kept: Kept | None) -> dict[str, Any]:
         return {"eigenvalues": np.empty(0), **bounds}
     decay = found.objective.weight_decay if found.kind.decays else 0.0
     values = kept.eigen.values[_real(found, kept)]
-    units = ROUNDING[0] + ROUNDING[1] * float(found.lengths.logits.abs().max())
+    outputs = float(found.lengths.logits.abs().max()) if _depend_on_outputs(found) else 0.0
+    units = ROUNDING[0] + ROUNDING[1] * outputs
     rounding = units * torch.finfo(found.objective.dtype).eps * np.abs(values).max(initial=0)
     return {
         "eigenvalues": values + decay,
@@ -177,6 +179,18 @@ def _eigenvalues(found: Samples, kept: Kept | None) -> dict[str, Any]:
         "eigenvalue_below": kept.rows.tau_minus + rounding,
         "eigenvalue_rounding": rounding,
     }
+
+
+def _depend_on_outputs(found: Samples) -> bool:
+    """Say whether the matrices of samples depend on the outputs, as those of the squared error do not."""
+    known, factors = found.lengths, found.kind.factors
+    if factors is None or factors.middle is None:  # gradients of the losses
+        return True
+    some = slice(8)
+    z, targets = known.logits[some], trees.take(known.targets, some)
+    apart = torch.linspace(0.01, 0.02, z[0].numel(), dtype=z.dtype).view(z.shape[1:])  # softmax ignores equal shifts
+    here, there = (split(found.objective, factors, at, targets).traces for at in (z, z + apart))
+    return not torch.allclose(here, there, rtol=1e-9, atol=0)
 
 
 def _real(found: Samples, kept: Kept) -> np.ndarray:

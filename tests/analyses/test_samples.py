@@ -284,3 +284,18 @@ def test_a_caller_may_have_switched_gradients_off():
         found = ls.spectrum(objective.at(objective.model))
     np.testing.assert_array_equal(found.lambda_max, expected.lambda_max)
     np.testing.assert_array_equal(found.lambda_max_sampling_stderr, expected.lambda_max_sampling_stderr)
+
+
+@pytest.mark.parametrize(("loss", "grows"), [("mse", False), ("ce", True)])
+def test_rounding_of_large_outputs_counts_where_the_curvature_of_the_loss_depends_on_them(loss, grows):
+    def units(shift):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 2))
+        x = torch.randn(20, 5)
+        with torch.no_grad():
+            model[2].bias += shift
+            y = model(x) + 1 if loss == "mse" else torch.arange(20) % 2
+        found = ls.spectrum(ls.make_objective(model, (x, y), parts=["a"] * 20, loss=loss), operator="ggn")
+        return found.eigenvalue_rounding[0] / (found.lambda_max[0] * np.finfo(np.float32).eps)
+
+    assert units(1e4) == pytest.approx(1e5 if grows else 100, rel=0.01)
