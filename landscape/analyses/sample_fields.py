@@ -1,25 +1,33 @@
 """The fields of one part's spectrum that come from single samples, and from all eigenvalues of its rows."""
 
+import logging
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from landscape.analyses.samples import Kept, Samples, along_vector
 from landscape.autodiff import trees
+from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.wide import wide
 from landscape.curvature.outputs import split
 from landscape.curvature.rows import Lengths
 from landscape.data.thumbnails import thumbnails
+from landscape.errors import one_line
 from landscape.networks.tasks import Task
+from landscape.objective.objective import Objective
 from landscape.results.converged import converged
+
+log = logging.getLogger(__name__)
 
 MOST_IMAGES = 8
 """The largest number of images of each part of which small copies are kept."""
-ROUNDING = 100, 10
-"""Units of rounding of the largest |eigenvalue| by rows: so many, and so many for each unit of the largest |output|,
-whose own rounding changes the matrices of samples by as much if these depend on it. Measured
+ROUNDING = 100, 10, 3
+"""Units of rounding of the largest |eigenvalue| by rows: so many, so many for each unit of the largest |output|, and so
+many for each unit by which outputs are seen to differ from those in float64. Measured
 (tests/campaigns/test_row_bound.py): of random networks none needed more than two fifths of it."""
+_COMPARED = 32  # samples with outputs that are computed in float64 too
 
 
 def statistics(found: Samples, curvature: np.ndarray, crossfit: np.ndarray) -> dict[str, np.ndarray]:
@@ -169,9 +177,7 @@ def _eigenvalues(found: Samples, kept: Kept | None) -> dict[str, Any]:
         return {"eigenvalues": np.empty(0), **bounds}
     decay = found.objective.weight_decay if found.kind.decays else 0.0
     values = kept.eigen.values[_real(found, kept)]
-    outputs = float(found.lengths.logits.abs().max()) if _depend_on_outputs(found) else 0.0
-    units = ROUNDING[0] + ROUNDING[1] * outputs
-    rounding = units * torch.finfo(found.objective.dtype).eps * np.abs(values).max(initial=0)
+    rounding = _rounding(found) * np.abs(values).max(initial=0)
     return {
         "eigenvalues": values + decay,
         "eigenvalue_rest": decay,
@@ -181,10 +187,48 @@ def _eigenvalues(found: Samples, kept: Kept | None) -> dict[str, Any]:
     }
 
 
+def _rounding(found: Samples) -> float:
+    """Return what rounding may change of the eigenvalues by rows, as a fraction of the largest.
+
+    An output of size z has an error of eps z at least, and more if it is made of larger numbers: the outputs of some
+    samples are compared with those in float64. The matrix of a sample changes with the outputs by as much, unless its
+    loss is quadratic in them; and the gradients of the outputs by a like fraction. Outputs that are not finite, and
+    classes without probability, change nothing.
+    """
+    objective, known = found.objective, found.lengths
+    eps = torch.finfo(objective.dtype).eps
+    seen, moves = 0.0, known.logits.ndim > 1 and _depend_on_outputs(found)
+    least = ROUNDING[0] + (ROUNDING[1] * _largest(known.logits, found, eps) if moves else 0.0)
+    if objective.dtype != torch.float64:
+        index = found.members[np.linspace(0, len(found.members) - 1, min(_COMPARED, len(found.members))).astype(int)]
+        try:
+            here, there = (_outputs(one, index) for one in (objective, objective.in_float64()))
+            apart, size = (_largest(z, found, eps, of=here) for z in (here - there, there))
+            seen = max(apart / size if size else 0.0, apart if moves else 0.0)
+        except Exception as error:  # a model may be written for float32 only, and then raise any error
+            log.info("the rounding of outputs is not measured, because %s", one_line(error))
+    return float(objective.team.agreed(np.array([max(eps * least, ROUNDING[2] * seen)]))[0])
+
+
+def _outputs(objective: Objective, index: np.ndarray) -> Tensor:
+    with differentiable_attention(), torch.no_grad():
+        inputs, _ = objective.samples.batch(index, objective.device, objective.dtype)
+        return objective.logits(objective.theta, inputs).cpu().double()
+
+
+def _largest(values: Tensor, found: Samples, eps: float, of: Tensor | None = None) -> float:
+    """Return the largest |value| of those outputs that have an influence on the loss."""
+    outputs = values if of is None else of
+    matter = values.isfinite()
+    if found.objective.task.name == "classification":
+        matter &= outputs.softmax(1) > eps
+    return float(torch.where(matter, values, 0).abs().max())
+
+
 def _depend_on_outputs(found: Samples) -> bool:
     """Say whether the matrices of samples depend on the outputs, as those of the squared error do not."""
     known, factors = found.lengths, found.kind.factors
-    if factors is None or factors.middle is None:  # gradients of the losses
+    if factors is None:
         return True
     some = slice(8)
     z, targets = known.logits[some], trees.take(known.targets, some)

@@ -299,3 +299,40 @@ def test_rounding_of_large_outputs_counts_where_the_curvature_of_the_loss_depend
         return found.eigenvalue_rounding[0] / (found.lambda_max[0] * np.finfo(np.float32).eps)
 
     assert units(1e4) == pytest.approx(1e5 if grows else 100, rel=0.01)
+
+
+class Masked(nn.Module):
+    """A network with a class that is switched off."""
+
+    def __init__(self, off):
+        super().__init__()
+        self.inner, self.off = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3)), off
+
+    def forward(self, x):
+        return torch.cat([self.inner(x), torch.full((len(x), 1), self.off, dtype=x.dtype)], dim=1)
+
+
+@pytest.mark.parametrize("off", [-1e9, -float("inf")])
+def test_rounding_of_outputs_without_probability_does_not_count(off):
+    torch.manual_seed(0)
+    model, x, y = Masked(off), torch.randn(20, 5), torch.arange(20) % 3
+    found = ls.spectrum(ls.make_objective(model, (x, y), parts=["a"] * 20), operator="ggn")
+    assert found.converged.all()
+    assert 0 < found.eigenvalue_rounding[0] < 5e-5 * found.lambda_max[0]
+
+
+def test_rounding_within_the_network_is_measured():
+    """Inputs of a large mean, which a batch norm takes away, have lost some of their digits."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.BatchNorm1d(5, momentum=None), nn.Linear(5, 16), nn.ReLU(), nn.Linear(16, 3))
+    x, y = torch.randn(40, 5) + 3e4, torch.randint(0, 3, (40,))
+    model(x)
+    model.eval()
+    narrow, wide = (
+        ls.spectrum(ls.make_objective(model, (x, y), parts=["a"] * 40, dtype=dtype), operator="ggn", ggn_tol=0.0)
+        for dtype in (torch.float32, torch.float64)
+    )
+    off = np.abs(narrow.eigenvalues - wide.eigenvalues).max()
+    assert off > 1e3 * np.finfo(np.float32).eps * wide.lambda_max[0]
+    assert off < narrow.eigenvalue_rounding[0] < 100 * off
+    assert narrow.lambda_max_residual[0] >= narrow.eigenvalue_rounding[0]
