@@ -23,7 +23,8 @@ import click
 import cloup
 
 from landscape.cli import console, naming
-from landscape.errors import LandscapeError, is_of_memory, named_by, nearest
+from landscape.cli.options import LOST, STARTED
+from landscape.errors import LandscapeError, RankError, is_of_memory, named_by, nearest
 
 PACKAGE = "loss-landscape-per-class"
 LOGS = ("landscape", "trainers")
@@ -226,7 +227,7 @@ def _report(error: BaseException) -> int:
         return 130
     if isinstance(error, LandscapeError):
         console.error(text)
-        return 2
+        return LOST if isinstance(error, RankError) and STARTED in os.environ else 2
     if isinstance(error, click.ClickException):
         context = getattr(error, "ctx", None)
         message = error.format_message()

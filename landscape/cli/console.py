@@ -21,6 +21,7 @@ Progress: TypeAlias = Callable[[float, int, str], None]
 """Called with what is done, with the number of all units, and with the unit in work."""
 
 _WIDE = 10_000  # columns of a file or pipe, where a table must not be folded
+_LEAST_NAME = 8  # columns of the first column, where another one needs the room
 _MOST_OF_TEXT = 24  # columns to which a name or another text may be narrowed, even within a word
 _DAY = 86_400.0
 LOG_EVERY = 60.0
@@ -147,6 +148,7 @@ def _blocks(cells: Sequence[Sequence[str]], sides: str, room: int) -> list[dict[
             blocks.append(groups[0])
         blocks[-1] = blocks[-1] | group
     for block in blocks:
+        block[0] = max(min(_LEAST_NAME, block[0]), block[0] - max(0, _width(block.values()) - room))
         for column in block:
             longest = max(map(rich.cells.cell_len, cells[column]))
             block[column] += max(0, min(longest - block[column], room - _width(block.values())))

@@ -1,6 +1,6 @@
 """The option that runs a command in several processes of this machine, with one line and one exit code for all.
 
-torchrun is for several machines. It ends a command that fails by a traceback of its own and the exit code 1.
+torchrun is for several machines; a command that fails there ends with a traceback of torchrun's and the exit code 1.
 """
 
 import os
@@ -22,7 +22,7 @@ import click
 
 from landscape.autodiff import distributed, threads
 from landscape.cli import console
-from landscape.cli.options import BEFORE, COUNT, option
+from landscape.cli.options import BEFORE, COUNT, LOST, STARTED, option
 from landscape.errors import InputError, arg
 
 _GRACE = 20.0  # seconds for the others to end by themselves after one has failed, and once more after SIGTERM
@@ -55,25 +55,34 @@ def _start(n: int, words: Sequence[str]) -> None:
         return
     at = next(k for k, word in enumerate(words) if word.partition("=")[0] == "--processes")
     rest = [*words[:at], *words[at + (1 if "=" in words[at] else 2) :]]
-    raise click.exceptions.Exit(run([sys.executable, "-m", "landscape", *rest], n))
+    raise click.exceptions.Exit(run([*_program(words), *rest], n))
+
+
+def _program(words: Sequence[str]) -> list[str]:
+    """Return the program that has been given these words, which it is started as anew."""
+    begun = sys.orig_argv
+    if begun[len(begun) - len(words) :] == list(words):
+        return [sys.executable, *begun[1 : len(begun) - len(words)]]
+    return [sys.executable, "-P", "-m", "landscape"]  # called by another; -P: not modules of the current folder
 
 
 def run(command: Sequence[str], n: int) -> int:
     """Run a command in n processes that work together.
 
-    Ctrl-C and SIGTERM are passed on to all. What the first process writes to stderr is seen; what another has written
-    is seen if it alone has failed. Without OMP_NUM_THREADS the processes divide the cores.
+    SIGINT, SIGTERM and SIGHUP are passed on to all. What the first process writes to stderr is seen; what another has
+    written is seen if the first has not failed by itself. Without OMP_NUM_THREADS the processes divide the cores.
 
     Args:
         command: the program and its arguments.
         n: number of processes.
 
     Returns:
-        The exit code: 0 if all have succeeded, otherwise that of the first process, or if it did not end by itself that
-        of the one which failed before the others.
+        The exit code: 0 if all have succeeded, otherwise that of the first process, or if it has not failed by itself
+        that of another which has.
     """
     sys.stdout.flush()
     together = {
+        STARTED: "1",
         "WORLD_SIZE": str(n),
         "LOCAL_WORLD_SIZE": str(n),
         "MASTER_ADDR": "127.0.0.1",
@@ -86,27 +95,28 @@ def run(command: Sequence[str], n: int) -> int:
         stack.enter_context(_passed_on(processes))
         for rank, log in enumerate(logs):
             own = environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            # In a group of its own, so that Ctrl-C reaches it once, from here.
-            processes.append(subprocess.Popen(command, env=own, stderr=log, process_group=0))
-        failed = _ended(processes, lambda: any(process.returncode for process in processes))
-        if failed is None:
+            processes.append(subprocess.Popen(command, env=own, stderr=log))
+        _wait(processes, lambda: any(process.returncode for process in processes))
+        if not any(process.returncode for process in processes):
             return 0
-        _ended(processes, _after(_GRACE))
-        told = processes[0].returncode
-        if not told:
-            _tell(failed, n, processes[failed].returncode, logs[failed])
-        for signum in (signal.SIGTERM, signal.SIGKILL):
-            _send(processes, signum)
-            _ended(processes, _after(_GRACE))
-        code = told or processes[failed].returncode
+        _wait(processes, _after(_GRACE))
+        codes = [process.returncode for process in processes]
+        by_itself = [rank for rank, code in enumerate(codes) if code not in {None, 0, LOST}]
+        if by_itself[:1] != [0] or codes[0] < 0:
+            for rank in by_itself:
+                _tell(rank, n, codes[rank], logs[rank])
+        for end in (subprocess.Popen.terminate, subprocess.Popen.kill):
+            for process in processes:
+                end(process)  # nothing happens to one that has ended
+            _wait(processes, _after(_GRACE))
+        code = codes[by_itself[0]] if by_itself else 2
         return int(code) if code > 0 else 128 - int(code)
 
 
-def _ended(processes: Sequence[Process], stop: Callable[[], bool]) -> int | None:
-    """Wait until all processes have ended, or `stop()` is true; return the position of one that has failed."""
+def _wait(processes: Sequence[Process], stop: Callable[[], bool]) -> None:
+    """Wait until all processes have ended, or `stop()` is true."""
     while None in [process.poll() for process in processes] and not stop():
         time.sleep(_STEP)
-    return next((k for k, process in enumerate(processes) if process.returncode), None)
 
 
 def _after(seconds: float) -> Callable[[], bool]:
@@ -127,24 +137,21 @@ def _tell(rank: int, n: int, code: int, log: IO[bytes] | None) -> None:
 
 @contextmanager
 def _passed_on(processes: Sequence[Process]) -> Generator[None, None, None]:
-    """Pass Ctrl-C and SIGTERM on to the processes; only the main thread can."""
+    """Pass signals that end a command on to the processes; only the main thread can. Ctrl-C reaches them twice."""
 
     def passed(signum: int, frame: FrameType | None) -> None:
-        _send(processes, signum)
+        for process in processes:
+            process.send_signal(signum)
 
     before = {}
     if threading.current_thread() is threading.main_thread():
-        before = {signum: signal.signal(signum, passed) for signum in (signal.SIGINT, signal.SIGTERM)}
+        known = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+        before = {s: signal.signal(s, passed) for s in known if signal.getsignal(s) != signal.SIG_IGN}
     try:
         yield
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
-
-
-def _send(processes: Sequence[Process], signum: int) -> None:
-    for process in processes:
-        process.send_signal(signum)  # nothing happens to one that has ended
 
 
 def _free_port() -> int:

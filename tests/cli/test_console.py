@@ -66,6 +66,10 @@ def test_long_names_and_texts_are_divided_instead(monkeypatch, capsys):
     assert sum(line.count("q") for line in lines) == 70
     assert [word for word in rows[0][2].split() if any(word in line for line in lines)] == rows[0][2].split()
     assert printed(monkeypatch, capsys, 60, ["name", "number"], [])[1].split() == ["name", "number"]
+    rows = [["a_name_of_26_letters_or_so", "6.916 ± 3e-04", "0.5"]]
+    lines = printed(monkeypatch, capsys, 40, ["part", "lambda_max ± residual", "± samples"], rows)
+    assert max(map(len, lines)) <= 40
+    assert any("6.916 ± 3e-04" in line and "0.5" in line for line in lines)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from landscape.cli import processes
+from landscape.cli import main, processes
 
 
 def run(script, n=2):
@@ -41,6 +41,9 @@ def test_processes_know_each_other_and_divide_the_cores(capfd, monkeypatch):
         ("rank and sys.exit(f'only {rank}')", 1, ["only 1"]),
         ("rank or sys.exit(3)", 3, []),
         ("time.sleep(30) if rank == 0 else sys.exit('alone')", 1, ["alone"]),
+        ("sys.exit(75 if rank == 0 else 'why')", 1, ["why"]),  # the first has only lost the other
+        ("os.kill(os.getpid(), 9) if rank == 0 else sys.exit(75)", 137,
+         ["landscape: error: process 1 of 2 has ended by signal 9; what was finished is kept"]),
         ("os.kill(os.getpid(), 9) if rank else time.sleep(30)", 137,
          ["landscape: error: process 2 of 2 has ended by signal 9; what was finished is kept"]),
     ],
@@ -53,7 +56,7 @@ def test_a_process_that_fails_ends_all_with_its_words_once(capfd, monkeypatch, s
     assert capfd.readouterr().err.splitlines() == lines
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signals_are_passed_on_once(capfd, signum):
     before = signal.getsignal(signum)
     timer = threading.Timer(1.5, os.kill, (os.getpid(), signum))
@@ -61,7 +64,7 @@ def test_signals_are_passed_on_once(capfd, signum):
     code = run("""
         import signal
         got = []
-        for s in (signal.SIGINT, signal.SIGTERM):
+        for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(s, lambda s, frame: got.append(s))
         while not got:
             time.sleep(0.01)
@@ -71,3 +74,17 @@ def test_signals_are_passed_on_once(capfd, signum):
     assert code == 110
     assert signal.getsignal(signum) is before
     timer.join()
+
+
+def test_the_program_is_started_as_it_was(monkeypatch):
+    words = ["hessian", "--ckpt", "a.pt", "--processes", "2"]
+    ran = []
+    monkeypatch.setattr(processes, "run", lambda command, n: ran.append(command) or 0)
+    monkeypatch.setattr(processes.threads, "cores", lambda: 2)
+    for begun in (["python", "-X", "dev", "/bin/landscape"], ["python", "-m", "landscape"]):
+        monkeypatch.setattr(sys, "orig_argv", [*begun, *words])
+        assert main(words) == 0
+        assert ran.pop() == [sys.executable, *begun[1:], *words[:3]]
+    monkeypatch.setattr(sys, "orig_argv", ["python", "program.py"])
+    assert main(words) == 0
+    assert ran.pop() == [sys.executable, "-P", "-m", "landscape", *words[:3]]
