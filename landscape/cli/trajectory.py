@@ -6,7 +6,6 @@ from typing import Any, TypeAlias
 
 import click
 import cloup
-import numpy as np
 
 from landscape.analyses import directions
 from landscape.analyses import trajectory as trajectories
@@ -23,6 +22,7 @@ from landscape.objective import points
 from landscape.objective.batch_norm import DEFAULT, BatchNorm
 from landscape.objective.runs import path_of_training
 from landscape.results import Trajectory, disk, hdf5, store
+from landscape.results.regroup import regroup
 from landscape.results.written import with_error
 
 TRAJECTORY = cloup.option_group(
@@ -212,19 +212,22 @@ def _run_name(word: str) -> str:
 
 
 def _conclude(console: Console, result: Trajectory, path: Path) -> None:
-    shares = result.n_samples / result.n_samples.sum()
+    whole = regroup(result, "all")
     order = result.train_counts.argsort()
     head, tail = int(order[-1]), int(order[0])
     known = result.mark_loss_stderr is not None
-    errors = np.zeros(result.mark_loss.shape) if result.mark_loss_stderr is None else result.mark_loss_stderr
+
+    def loss(of: Trajectory, m: int, p: int) -> str:
+        return with_error(of.mark_loss[m, p], 0.0 if of.mark_loss_stderr is None else of.mark_loss_stderr[m, p])
+
     rows = [
         [
             name,
             f"{result.mark_epoch[m]:g}",
             ", ".join(f"{c:.3g}" for c in result.mark_position[m]),
             f"{result.mark_distance[m]:.3g}",
-            with_error(float(shares @ result.mark_loss[m]), float(np.linalg.norm(shares * errors[m]))),
-            *(with_error(result.mark_loss[m, p], errors[m, p]) for p in (head, tail)),
+            loss(whole, m, 0),
+            *(loss(result, m, p) for p in (head, tail)),
         ]
         for m, name in enumerate(result.marks)
     ]

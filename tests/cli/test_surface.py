@@ -18,6 +18,7 @@ from landscape.cli.surface import parse_range
 from landscape.data import datasets
 from landscape.errors import InputError
 from landscape.networks import checkpoints, models
+from landscape.results import inference
 from landscape.results.written import with_error
 
 
@@ -177,6 +178,10 @@ def test_a_trajectory_of_two_runs_and_a_plane_through_checkpoints(here, capsys):
     printed = " ".join(capsys.readouterr().out.split())
     for losses, errors in zip(found.mark_loss, found.mark_loss_stderr, strict=True):
         assert " ".join(map(with_error, losses, errors)) in printed
+    last = ls.load_objective("snapshots/epoch-0003.pt", partition="head-tail", samples_per_class=3).evaluation
+    n, mean, square = last.counts.sum(), *((last.counts @ of) / last.counts.sum() for of in (last.loss, last.square))
+    each = (mean, inference.mean_stderr(mean, square, n)), (found.mark_loss[-1, 0], found.mark_loss_stderr[-1, 0])
+    assert " ".join(with_error(*own) for own in each) in printed
     assert main(["plot", out]) == 0
     through = ["--through", "other.pt", "--through", "snapshots/epoch-0000.pt", "-o", str(here / "u.h5"), "--json"]
     capsys.readouterr()
