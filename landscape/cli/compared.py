@@ -9,6 +9,7 @@ from typing import Any
 
 from landscape.errors import InputError
 from landscape.results import Result, Surface, columns
+from landscape.results.verdict import NO_STATISTICS
 
 SHARED = ("params", "split", "weight_decay", "data_sha256", "normalisation")
 """Entries of provenance that make numbers differ for other reasons than the model."""
@@ -19,7 +20,7 @@ _LONGEST = 40  # letters of a word, such as a digest, that are all shown
 class Comparison:
     """Rules for comparing results of one kind."""
 
-    looks: Mapping[str, Callable[[Any], Any]]  # facts that could explain a difference
+    looks: Mapping[str, Callable[[Any], Any]]  # facts that could explain a difference; None where a file has none
     counts: Mapping[str, str]  # fields with numbers of samples, and what they are called
     marks: Mapping[str, str]  # a sign in a cell, and its meaning
     remarks: Callable[[Any], str]  # a line about one file, or none
@@ -101,7 +102,7 @@ def differences(how: Comparison, names: Sequence[str], results: Sequence[Any], p
     """Return a line for each difference between the files, other than the model, that can change the numbers."""
     lines = []
     for what, look in how.looks.items():
-        lines += _difference(what, names, [look(r) for r in results])
+        lines += _difference_of_known(what, names, [look(r) for r in results])
     lines += _difference("loss", names, _losses(results))
     for key in SHARED:
         lines += _difference(key.replace("_", " "), names, [_entry(key, r) for r in results])
@@ -194,7 +195,7 @@ COMPARISONS: Mapping[str, Comparison] = {
             "unit lengths": lambda s: ", ".join(f"{u:.4g}" for u in s.unit_length),
             "cosine of the directions": lambda s: f"{s.cosine:z.2f}",
             "radius of the worst rise": lambda s: f"{s.radius:.4g}",
-            "batch norm": lambda s: s.batch_norm,
+            "batch norm": lambda s: None if s.batch_norm == NO_STATISTICS else s.batch_norm,
             "samples drawn of each part": _draw,
         },
         counts={"n_samples": "samples"},
@@ -223,6 +224,12 @@ def _difference(what: str, names: Sequence[str], values: Sequence[Any]) -> list[
     return [f"note: the files differ in {what}: {'; '.join(each)}"]
 
 
+def _difference_of_known(what: str, names: Sequence[str], values: Sequence[Any]) -> list[str]:
+    """Return the same without the files whose value is None."""
+    known = [k for k, value in enumerate(values) if value is not None]
+    return _difference(what, [names[k] for k in known], [values[k] for k in known])
+
+
 def _losses(results: Sequence[Any]) -> list[str]:
     """Name the loss of each file; losses of one name that differ, such as closures, with their values."""
     named = [(_entry("loss", r), _means(r.provenance.get("loss_values"))) for r in results]
@@ -236,11 +243,11 @@ def _means(values: Any) -> str:
 
 def _classifiers(names: Sequence[str], results: Sequence[Any]) -> list[str]:
     """Return one line if the classifiers of the files differ: linear, or cosine with a scale."""
-    known = [(n, c) for n, r in zip(names, results, strict=True) if (c := _entry("classifier", r)) != "unknown"]
+    found = [_entry("classifier", r) for r in results]
     return [
         f"{line}; curvature grows with the scale s of cosine logits, the Gauss-Newton matrix by s squared: compare "
         "shapes, and ratios between parts of one file, not sizes"
-        for line in _difference("classifier", [n for n, _ in known], [c for _, c in known])
+        for line in _difference_of_known("classifier", names, [None if c == "unknown" else c for c in found])
     ]
 
 

@@ -231,6 +231,13 @@ def test_surfaces_are_compared_by_loss_radius_rise_and_barrier(run, save):
     assert cells_of(next(line for line in out.splitlines() if "class 1" in line))[2].endswith(" / -")
 
 
+def test_a_network_without_batch_norm_does_not_differ_in_it(run, save):
+    former, now = three_lines(batch_norm="log-interpolate"), three_lines(batch_norm="none")
+    code, out, _ = run("compare", save("a.h5", former), save("b.h5", now))
+    assert code == 0
+    assert "batch norm" not in out.replace(former.verdict, "")
+
+
 def test_surfaces_in_other_planes_or_units_say_so_and_a_plane_has_no_barrier(run, save):
     a, b = save("a.h5", three_classes()), save("b.h5", three_classes(nx=5, unit_length=np.array([1.0, 2.0])))
     _, out, _ = run("compare", a, b)
