@@ -15,6 +15,7 @@ import torch
 from landscape.errors import StoreError, arg
 from landscape.objective.objective import Objective
 from landscape.results import store
+from landscape.results.journal import same
 
 
 def fingerprint(objective: Objective, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -93,9 +94,9 @@ def refuse_others(path: Path, was: Mapping[str, Any], now: Mapping[str, Any], *,
         before, wanted = was.get(key), now.get(key)
         if key == "options" and isinstance(before, dict) and isinstance(wanted, dict):
             names = sorted((before.keys() | wanted.keys()) - set(free))
-            key = next((n for n in names if json.dumps(before.get(n)) != json.dumps(wanted.get(n))), "")
+            key = next((n for n in names if not same(n, before.get(n), wanted.get(n))), "")
             before, wanted = before.get(key), wanted.get(key)
-        if json.dumps(before) != json.dumps(wanted):
+        if not same(key, before, wanted):
             raise StoreError(
                 f"{path} was made with {key} {json.dumps(before):.60}, now it is {json.dumps(wanted):.60}: repeat the "
                 f"former, pass {arg('overwrite', True)}, or choose another file"

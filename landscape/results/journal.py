@@ -310,10 +310,30 @@ def _read_run(folder: Path) -> dict[str, Any]:
         ) from None
 
 
+_FORMERLY = {"top": 10}
+"""What earlier versions stored for an option that was left out, where None is stored now."""
+
+
+def same(name: str, before: object, now: object) -> bool:
+    """Say whether an entry or option of a run or a file has the value that it has now.
+
+    Args:
+        name: of the entry or option.
+        before: its value in the run or file, as it was read from JSON.
+        now: its value now, in the same form.
+
+    Returns:
+        Whether both are equal; also if the option is left out now, and the run or file has the number that earlier
+        versions stored then.
+    """
+    if now is None and name in _FORMERLY and before == _FORMERLY[name]:
+        return True
+    return json.dumps(before) == json.dumps(now)  # as text, so that nan is equal to itself
+
+
 def _compare(folder: Path, begun: dict[str, Any], now: dict[str, Any]) -> None:
     for key in begun | now:
-        # As text, so that nan is equal to itself.
-        if key not in begun or key not in now or json.dumps(begun[key]) != json.dumps(now[key]):
+        if key not in begun or key not in now or not same(key, begun[key], now[key]):
             raise StoreError(
                 f"{folder} was begun {_option(begun, key)}, now {_option(now, key)}: "
                 f"repeat that, or pass {arg('overwrite', True)}, or choose another file"

@@ -221,6 +221,18 @@ def test_a_file_of_drawn_samples_is_extended_with_the_same_draw_only(run, tmp_pa
     np.testing.assert_array_equal(found.noise_rise, whole.noise_rise)
 
 
+def test_a_file_of_earlier_versions_is_extended_where_no_number_of_eigenvalues_is_requested(run, tmp_path):
+    files, out = [run / f"net-{k}.pt" for k in range(2)], tmp_path / "a.h5"
+    first = ls.series(ls.spectrum, objective(), files[:1], **QUICK)
+    about = dict(first.provenance)
+    about["options"] = about["options"] | {"top": 10}  # which they stored for an option that was left out
+    ls.save(out, dataclasses.replace(first, provenance=about))
+    with refused(StoreError, "overwrite"):
+        ls.series(ls.spectrum, objective(), files, out=out, extend=True, top=3, **QUICK)
+    ls.series(ls.spectrum, objective(), files, out=out, extend=True, top=None, **QUICK)
+    assert ls.load(out).epoch.tolist() == [0, 10]
+
+
 def test_a_file_of_other_options_or_data_is_not_extended(run, tmp_path):
     out = tmp_path / "a.h5"
     given = {"draws": 1, "ascent_steps": 1}

@@ -101,6 +101,16 @@ def test_a_journal_begun_with_other_options_quotes_the_first_that_differs(tmp_pa
         assert journal.done() == {"a"}  # the refusal has let go of the folder and removed nothing
 
 
+def test_the_number_that_was_stored_for_an_option_that_was_left_out_is_equal_to_none(tmp_path):
+    with Journal.open(tmp_path / "out.h5", {"top": 10}) as journal:
+        journal.write("a", spectrum("a"))
+    with Journal.open(tmp_path / "out.h5", {"top": None}) as journal:
+        assert journal.done() == {"a"}
+    for other in (3, 11):
+        with pytest.raises(StoreError):
+            Journal.open(tmp_path / "out.h5", {"top": other})
+
+
 def test_nan_in_a_fingerprint_is_equal_to_itself(tmp_path):
     with Journal.open(tmp_path / "out.h5", {"tol": np.nan}) as journal:
         journal.write("a", spectrum("a"))
