@@ -189,6 +189,9 @@ def test_errors_of_a_plane_are_drawn_in_place_of_its_losses_on_a_scale_of_their_
     assert not any(line.get_marker() == "v" for ax in panels for line in ax.lines)  # the lowest loss is not of errors
     with refused(InputError, "errors"):
         plots.surface(plain, errors=True)
+    found.loss_stderr[2] = np.nan  # of a part of one sample
+    assert "hatched: unknown" in below(plots.surface(found, errors=True))
+    assert "hatched" not in below(plots.surface(found))
 
 
 def test_the_checkpoint_lowest_points_and_other_checkpoints_are_marked_by_name():

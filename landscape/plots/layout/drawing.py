@@ -94,7 +94,8 @@ def signs(
         if far:
             found.append(f"{far} of {len(surface.marks)} marks lie outside")
     if (surface.computed & ~np.isfinite(values)).any():
-        found.append("holes: not finite" if kind == "heights" else "hatched: not finite")
+        why = "unknown" if scale.what == "loss_stderr" else "not finite"  # the error of one sample's loss
+        found.append(f"{'holes' if kind == 'heights' else 'hatched'}: {why}")
     n, of = int(surface.computed.sum()), surface.computed.size
     if n < of:
         found.append(
@@ -211,9 +212,7 @@ def _hatch(ax: Axes, corners: np.ndarray, cells: np.ndarray) -> None:
     if not cells.any():
         return
     quads = np.stack([corners[:-1, :-1], corners[:-1, 1:], corners[1:, 1:], corners[1:, :-1]], axis=-2)[cells]
-    hatched = PolyCollection(
-        list(quads), facecolor="0.88", edgecolor="0.6", hatch="//////", linewidth=0, zorder=1, label="not finite"
-    )
+    hatched = PolyCollection(list(quads), facecolor="0.88", edgecolor="0.6", hatch="//////", linewidth=0, zorder=1)
     ax.add_collection(hatched, autolim=False)
 
 
