@@ -260,7 +260,7 @@ def samples(
     numbers = [most_rows(objective, cache_bytes, stored=True), most_rows(objective, cache_bytes)]
     stored, most = (int(n) for n in objective.team.least(np.array(numbers)))
     most = most if complete and kind.has_rows else stored
-    cheap = int(max(DIRECTION_ROWS, DIRECTION_ROWS_EACH * len(objective.members[part])))
+    cheap = _cheap(objective, part)
     complete = complete and kind.has_rows
     if complete:
         known = rows.lengths(objective, kind.factors, part, keep=Keep(tol=tol, most=stored // 2))
@@ -269,9 +269,7 @@ def samples(
         if len(objective.members[part]) * objective.outputs.size <= keep.most:
             keep = replace(keep, tol=0.0)
         known = _lengths_for_directions(objective, kind.factors, part, keep, seed, trace_tol)
-        fit = min(cheap, most)
-        tol = next((t for t in DIRECTION_TOLS if len(known.longest(t)[0]) <= fit), DIRECTION_TOLS[-1])
-        tol = float(objective.team.agreed(np.array([tol]))[0])
+        tol = _tol_for_directions(objective, known, min(cheap, most))
     kept = None
     for _ in range(2):
         n_rows = len(known.longest(tol)[0])
@@ -286,8 +284,7 @@ def samples(
             found = rows.rows(objective, kind.factors, part, known, tol)
         else:
             found = rows_apart.apart(objective, kind.factors, part, known, tol, cache_bytes)
-        gram = found.gram
-        kept = Kept(rows=found, gram=gram, eigen=gram.eigen(known.weights))
+        kept = _kept(found, known)
         top, left = np.abs(kept.eigen.values).max(initial=0), found.tau_plus + found.tau_minus
         top, left = objective.team.agreed(np.array([top, left])).tolist()  # of which the last digits may differ
         if left <= left_out * top or tol == 0 or not complete:
@@ -295,6 +292,43 @@ def samples(
         tol *= 0.5 * left_out * top / left
     made = Samples(objective=objective, part=part, kind=kind, lengths=known, kept=kept, complete=complete)
     return with_rows_for_later(made, later)
+
+
+def with_directions(found: Samples, cache_bytes: int) -> Samples:
+    """Return the same with the longest rows, for directions, where there are too many for eigenvalues.
+
+    Args:
+        found: of a matrix with factors.
+        cache_bytes: memory for the rows.
+
+    Returns:
+        The same if it has rows, or if too many are needed for directions, too.
+    """
+    objective, factors, known = found.objective, found.kind.factors, found.lengths
+    if found.kept is not None or factors is None:
+        return found
+    (most,) = objective.team.least(np.array([most_rows(objective, cache_bytes, stored=True)])).astype(int).tolist()
+    tol = _tol_for_directions(objective, known, min(_cheap(objective, found.part), most))
+    if len(known.longest(tol)[0]) > most:
+        return found
+    kept = _kept(rows.rows(objective, factors, found.part, known, tol), known)
+    return replace(found, kept=kept, complete=False)
+
+
+def _cheap(objective: Objective, part: int) -> int:
+    """Return how many rows of a part are cheap enough to be only directions."""
+    return int(max(DIRECTION_ROWS, DIRECTION_ROWS_EACH * len(objective.members[part])))
+
+
+def _tol_for_directions(objective: Objective, known: Lengths, fit: int) -> float:
+    """Return the fraction of the trace that rows for directions leave out, so that there are at most `fit`, if any."""
+    tol = next((t for t in DIRECTION_TOLS if len(known.longest(t)[0]) <= fit), DIRECTION_TOLS[-1])
+    return float(objective.team.agreed(np.array([tol]))[0])
+
+
+def _kept(found: Rows, known: Lengths) -> Kept:
+    gram = found.gram
+    return Kept(rows=found, gram=gram, eigen=gram.eigen(known.weights))
 
 
 def with_rows_for_later(found: Samples, later: Keep | None) -> Samples:

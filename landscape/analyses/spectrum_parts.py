@@ -202,6 +202,8 @@ class _ObjectiveJob(Job):
             if made["ritz_vectors"] is not None:
                 fields |= sample_fields.of_eigenvalues(per_sample, made["ritz_values"], made["ritz_vectors"])
         if options.accuracy is not None:
+            if per_sample is not None and self.used.draws is not None and not self.used.draws.whole[part]:
+                per_sample = of_samples.with_directions(per_sample, self.row_bytes)  # the pilot's, for its error
             of_rows = self.kind.has_rows or self.way_of_trace != "probes" or not traces.of_bends(self.used, self.kind)
             made |= summaries.errors(made | fields, self.used, part, per_sample, trace_of_rows=of_rows)
         return Spectrum(**made, **fields, provenance=self.about | found.notes)

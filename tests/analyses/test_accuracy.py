@@ -12,6 +12,7 @@ from torch import nn
 
 import landscape as ls
 from landscape.analyses import accuracy
+from landscape.analyses import samples as of_samples
 from landscape.data import datasets
 from landscape.errors import InputError
 from landscape.objective import jobs
@@ -62,6 +63,18 @@ def test_the_error_of_the_draw_is_known_also_where_those_over_samples_are_left_o
         np.testing.assert_allclose(getattr(found, name), getattr(with_errors, name), rtol=0.1)
     assert found.lambda_max_error[0] > 0.02 * found.lambda_max[0]
     assert found.trace_error[0] > 0.02 * found.trace[0]
+
+
+def test_the_error_of_the_draw_is_known_also_where_there_are_too_many_rows(objective, monkeypatch):
+    options = {"operator": "ggn", "accuracy": 0.25, "seed": 1, "ggn_tol": 0}
+    expected = ls.spectrum(objective, **options)
+    monkeypatch.setattr(of_samples, "MOST_ROWS", expected.n_used[0] - 1)  # not all, but enough for the pilot
+    for sampling_errors in (True, False):
+        found = ls.spectrum(objective, **options, sampling_errors=sampling_errors)
+        assert np.isnan(found.eigenvalue_above[0])  # products replace the rows
+        assert found.n_used[0] == expected.n_used[0]
+        for name in ("lambda_max_error", "trace_error"):
+            np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=0.1, err_msg=name)
 
 
 def test_a_part_that_would_need_most_of_its_samples_is_taken_whole(objective):
