@@ -206,7 +206,12 @@ def _rounding(found: Samples) -> float:
             apart, size = (_largest(z, found, eps, of=here) for z in (here - there, there))
             seen = max(apart / size if size else 0.0, apart if moves else 0.0)
         except Exception as error:  # a model may be written for float32 only, and then raise any error
-            log.info("the rounding of outputs is not measured, because %s", one_line(error))
+            if objective.known.first("rounding of outputs"):
+                log.warning(
+                    "the rounding of outputs is not measured, so the bound of eigenvalues by rows may be too small: in "
+                    "float64, %s",
+                    one_line(error),
+                )
     return float(objective.team.agreed(np.array([max(eps * least, ROUNDING[2] * seen)]))[0])
 
 

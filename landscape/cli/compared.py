@@ -225,7 +225,7 @@ def _difference(what: str, names: Sequence[str], values: Sequence[Any]) -> list[
 
 
 def _difference_of_known(what: str, names: Sequence[str], values: Sequence[Any]) -> list[str]:
-    """Return the same without the files whose value is None."""
+    """Return `_difference` of those files whose value is not None."""
     known = [k for k, value in enumerate(values) if value is not None]
     return _difference(what, [names[k] for k in known], [values[k] for k in known])
 

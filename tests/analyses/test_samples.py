@@ -336,3 +336,21 @@ def test_rounding_within_the_network_is_measured():
     assert off > 1e3 * np.finfo(np.float32).eps * wide.lambda_max[0]
     assert off < narrow.eigenvalue_rounding[0] < 100 * off
     assert narrow.lambda_max_residual[0] >= narrow.eigenvalue_rounding[0]
+
+
+class OnlyFloat32(nn.Linear):
+    """A layer that is written for float32."""
+
+    def forward(self, x):
+        if x.dtype != torch.float32:
+            raise TypeError("float32 only")
+        return super().forward(x)
+
+
+def test_rounding_that_cannot_be_measured_is_told_once(caplog):
+    torch.manual_seed(0)
+    model, x, y = OnlyFloat32(5, 3), torch.randn(20, 5), torch.arange(20) % 3
+    found = ls.spectrum(ls.make_objective(model, (x, y), parts=["a", "b"] * 10), operator="ggn")
+    said = [record for record in caplog.records if "rounding of outputs is not measured" in record.getMessage()]
+    assert [record.levelname for record in said] == ["WARNING"]
+    assert (found.eigenvalue_rounding > 0).all()
