@@ -123,6 +123,11 @@ class Options:
         return PROBES if self.probes is None else self.probes
 
     @property
+    def products(self) -> int:
+        """Number of products that all eigenvalues would take by Lanczos: with more work than theirs, rows lose."""
+        return self.n_steps * self.n_probes
+
+    @property
     def listed(self) -> int:
         """Number of the largest Ritz values that are stored, without those of the vectors."""
         return LISTED if self.top is None else self.top
@@ -192,7 +197,14 @@ class Options:
         """The arguments of `samples.samples`."""
         left_out = LEFT_OUT if self.accuracy is None else self.accuracy / OF_ROWS
         trace_tol = 0.0 if self.trace == "exact" else self.of_trace
-        return {"tol": self.ggn_tol, "left_out": left_out, "seed": self.seed, "trace_tol": trace_tol}
+        products = None if self.method == "rows" else self.products
+        return {
+            "tol": self.ggn_tol,
+            "left_out": left_out,
+            "seed": self.seed,
+            "trace_tol": trace_tol,
+            "products": products,
+        }
 
 
 def ggn_tol_for(accuracy: float | None) -> float:
@@ -215,7 +227,7 @@ def way_of_trace(operator: Operator, options: Options, refusal: Callable[[], str
     Raises:
         InputError: the options require exact or sampled traces, but these are not possible.
     """
-    many = operator.exact.cost > options.n_steps * options.n_probes
+    many = operator.exact.cost > options.products
     if options.trace == "probes" or (options.trace == "auto" and refusal is None and many):
         return "probes"
     sampled = options.trace == "sampled"
@@ -266,8 +278,10 @@ def sample_by_sample(objective: Objective, kind: Kind, options: Options) -> bool
         raise InputError(f"{arg('method', 'rows')} is for {others}, and the {kind.name} has no rows: leave it out")
     by_rows = options.method != "lanczos" and all_rows(objective, kind, options)
     if kind.has_rows and not by_rows and options.method == "auto":
-        passes, products = objective.outputs.size, options.n_steps * options.n_probes
-        log.info("Lanczos replaces rows, because %d backward passes are more than %d products", passes, products)
+        passes = objective.outputs.size
+        log.info(
+            "Lanczos replaces rows, because %d backward passes are more than %d products", passes, options.products
+        )
     of_errors = options.sampling_errors or options.accuracy is not None  # also those of a draw
     if not (by_rows or of_errors or _few_rows_give_traces(objective, kind, options)):
         return False
@@ -293,7 +307,7 @@ def all_rows(objective: Objective, kind: Kind, options: Options) -> bool:
     Returns:
         Whether this is requested, or takes no more passes than products are allowed.
     """
-    few = not kind.decomposes or objective.outputs.size <= options.n_steps * options.n_probes
+    few = not kind.decomposes or objective.outputs.size <= options.products
     return kind.has_rows and (few or options.method == "rows")
 
 

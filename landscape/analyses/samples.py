@@ -6,6 +6,7 @@ directions for cross-fitting, and nearly all of lambda_max. Curvature along a ve
 """
 
 import logging
+import math
 from dataclasses import dataclass, replace
 from typing import Literal, NoReturn, TypeAlias, get_args
 
@@ -16,6 +17,7 @@ from torch import Tensor
 from landscape.autodiff import memory, trees
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.distributed import Team
+from landscape.autodiff.operations import multiplications
 from landscape.autodiff.wide import wide
 from landscape.curvature import rows, rows_apart, tails
 from landscape.curvature.forms import forms_along
@@ -31,8 +33,15 @@ log = logging.getLogger(__name__)
 
 Method: TypeAlias = Literal["auto", "rows", "lanczos"]
 METHODS: tuple[Method, ...] = get_args(Method)
-MOST_ROWS = 2048
-"""With more rows, the matrix of their inner products takes longer than Lanczos."""
+FEW_ROWS = 2048
+"""So many rows give the eigenvalues of a part also where the products of Lanczos are fewer operations."""
+_PRODUCTS = 48
+"""Bytes for each entry of the matrix of the rows' products: itself, a copy with weights, eigenvectors, work space."""
+_LENGTHS = 0.7
+"""Fraction of the time of many rows that their lengths take, about."""
+_BACKWARD, _PRODUCT, _EIGEN = 3, 4, 7
+"""Operations for each of a forward pass: of a row, and of a product with a sample's matrix. And those of all
+eigenvectors of m rows, over the third power of m, measured beside the products of the rows."""
 GGN_TOL = 1e-4
 LEFT_OUT = 1e-3
 """The largest fraction of lambda_max that rows which give eigenvalues leave out."""
@@ -74,6 +83,7 @@ class Samples:
     lengths: Lengths
     kept: Kept | None  # None where there are too many rows
     complete: bool  # the rows are those of the matrix, all were measured, and those kept give its eigenvalues
+    needed: int = 0  # rows, where these are too many
 
     @property
     def stored(self) -> Stored | None:
@@ -167,11 +177,11 @@ def row_bytes(device: torch.device, cache_bytes: int, memory_bytes: int | None) 
 
 
 def most_rows(objective: Objective, cache_bytes: int, *, stored: bool = False, team: Team | None = None) -> int:
-    """Return how many rows of a part are used at most.
+    """Return how many rows of a part fit into memory, and so does what is computed of their inner products.
 
     Args:
         objective: model, loss and data in parts.
-        cache_bytes: memory for rows.
+        cache_bytes: memory for rows, and as much again for the matrix of their products and its eigenvectors.
         stored: all of their columns are in memory at the same time; otherwise those of one tensor at least.
         team: processes that divide the columns; None means those of the objective.
 
@@ -180,7 +190,30 @@ def most_rows(objective: Objective, cache_bytes: int, *, stored: bool = False, t
     """
     columns = objective.layout.size if stored else max(objective.layout.sizes)
     width = (objective.team if team is None else team).largest(columns)
-    return min(MOST_ROWS, cache_bytes // (width * objective.dtype.itemsize))
+    products = max(FEW_ROWS, math.isqrt(cache_bytes // _PRODUCTS))
+    return min(products, cache_bytes // (width * objective.dtype.itemsize))
+
+
+def are_worth_it(objective: Objective, n: int, n_rows: int, products: int | None, cache_bytes: int) -> bool:
+    """Say whether rows whose lengths are known take fewer operations than Lanczos.
+
+    Args:
+        objective: model, loss and data in parts.
+        n: number of samples of the part.
+        n_rows: the number of its rows.
+        products: that Lanczos would take; None if it is out of the question.
+        cache_bytes: memory for rows.
+
+    Returns:
+        Whether they do, or are few.
+    """
+    if products is None or n_rows <= FEW_ROWS:
+        return True
+    size, inputs = objective.layout.size, trees.one(objective.example(0)[0], 0)
+    forward = max(size, multiplications(lambda: objective.logits(objective.theta, inputs)))
+    passes = -(-n_rows * size * objective.dtype.itemsize // cache_bytes)
+    of_rows = n_rows * (_BACKWARD * passes * forward + n_rows * size // 2 + _EIGEN * n_rows**2)
+    return of_rows <= products * n * _PRODUCT * forward
 
 
 def refuse_number(objective: Objective, name: str, cache_bytes: int, without_limit: int) -> NoReturn:
@@ -197,10 +230,9 @@ def refuse_number(objective: Objective, name: str, cache_bytes: int, without_lim
     """
     most = most_rows(objective, cache_bytes)
     limit = arg("memory_bytes" if most < most_rows(objective, without_limit) else "cache_bytes")
-    remedy = f"which are all that {limit} holds: raise that, or" if most < MOST_ROWS else "the most:"
     raise InputError(
-        f"{arg('method', 'rows')} is not possible: {name} needs more than {most:,} rows, {remedy} use "
-        f"{arg('method', 'lanczos')}"
+        f"{arg('method', 'rows')} is not possible: {name} needs more than {most:,} rows, which are all that {limit} "
+        f"holds: raise that, or use {arg('method', 'lanczos')}"
     )
 
 
@@ -231,6 +263,8 @@ def samples(
     trace_tol: float | None = 0.0,
     later: Keep | None = None,
     complete: bool = True,
+    products: int | None = 0,
+    report: rows.Report | None = None,
 ) -> Samples:
     """Compute the norms of the rows of a part, and the longest rows if they fit into memory.
 
@@ -248,6 +282,8 @@ def samples(
             For other matrices this applies if `complete` is false.
         later: the longest rows to keep beside their lengths for a later call of `rows.rows`; None for none.
         complete: measure all rows of a matrix that has rows, for its eigenvalues; otherwise they only give directions.
+        products: that would give the eigenvalues in place of rows, see `are_worth_it`; None to take all rows that fit.
+        report: called with the fraction that is done, if all rows of a matrix that has rows are measured.
 
     Returns:
         The norms, and the rows if they fit.
@@ -263,20 +299,22 @@ def samples(
     cheap = _cheap(objective, part)
     complete = complete and kind.has_rows
     if complete:
-        known = rows.lengths(objective, kind.factors, part, keep=Keep(tol=tol, most=stored // 2))
+        of_lengths = None if report is None else lambda done: report(_LENGTHS * done)
+        known = rows.lengths(objective, kind.factors, part, of_lengths, keep=Keep(tol=tol, most=stored // 2))
     else:
         keep = Keep(tol=DIRECTION_TOLS[0], most=min(cheap, stored // 2))
         if len(objective.members[part]) * objective.outputs.size <= keep.most:
             keep = replace(keep, tol=0.0)
         known = _lengths_for_directions(objective, kind.factors, part, keep, seed, trace_tol)
         tol = _tol_for_directions(objective, known, min(cheap, most))
-    kept = None
+    kept, needed = None, 0
     for _ in range(2):
-        n_rows = len(known.longest(tol)[0])
-        if n_rows > most:
-            name = objective.partition.names[part]
-            log.info("%s: %d rows hold all but %.3g of the trace, more than %d are kept", name, n_rows, tol, most)
-            kept = None
+        n_rows, name = len(known.longest(tol)[0]), objective.partition.names[part]
+        worth = not complete or are_worth_it(objective, len(known.weights), n_rows, products, cache_bytes)
+        if n_rows > most or not objective.team.all(worth):
+            limit = f"more than the {most} that fit into memory" if worth else f"longer work than {products} products"
+            log.info("%s: %d rows hold all but %.3g of the trace, %s", name, n_rows, tol, limit)
+            kept, needed = None, n_rows
             break
         found: Rows
         if n_rows <= stored:
@@ -290,7 +328,8 @@ def samples(
         if left <= left_out * top or tol == 0 or not complete:
             break
         tol *= 0.5 * left_out * top / left
-    made = Samples(objective=objective, part=part, kind=kind, lengths=known, kept=kept, complete=complete)
+    given = {"lengths": known, "kept": kept, "complete": complete, "needed": needed}
+    made = Samples(objective=objective, part=part, kind=kind, **given)
     return with_rows_for_later(made, later)
 
 

@@ -30,6 +30,7 @@ from landscape.objective.objective import Objective
 
 _COLUMNS = 2**18  # of the rows whose inner products are timed
 _ROWS = 128
+_FEW = 512  # rows; what follows from the products of fewer takes less time than the rows
 _PILOT = 32  # samples of the run that shows how many products are needed
 _DRAWN = 2  # pilot draws of each part with an accuracy: one, and one of the number that it asks for
 
@@ -114,6 +115,12 @@ class SpectrumCosts:
             _ = self._free  # before there are rows, whose memory would hide that of a product
         if self.by_samples:
             yield self._work("passes for single samples' gradients and curvatures", self._of_samples, 1.0)
+        if self._by_rows and self._n_rows > _FEW:
+            tiles = (self._n_rows / _ROWS) ** 2 / 2 * self.objective.layout.size / self._columns
+            alike: dict[str, Any] = {"pieces": self.pieces, "halve": arg("samples", self.samples // 2)}
+            yield Work(what="inner products of the rows of a part", prepare=self._tile, times=tiles, **alike)
+            cubes = (self._n_rows / _FEW) ** 3
+            yield Work(what="eigenvalues of these", prepare=lambda n: _eigen, times=cubes, divided=False, **alike)
         if not self._by_rows:
             if self.complete:
                 yield tracing
@@ -275,8 +282,11 @@ class SpectrumCosts:
             of_samples.refuse_number(self.objective, name, self.row_bytes, self.cache_bytes)
         if found is None:
             return 0
-        number = round(found * self.samples / self.counts[last])
-        return number if number <= most else most * (self.options.method == "rows" or not self.complete)
+        number, products = round(found * self.samples / self.counts[last]), self.options.of_samples["products"]
+        given = self.objective, self.samples, number, products, self.row_bytes
+        if number <= most and (not self.complete or of_samples.are_worth_it(*given)):
+            return number
+        return most * (self.options.method == "rows" or not self.complete)
 
     @property
     def _most_rows(self) -> int:
@@ -429,3 +439,9 @@ class SpectrumCosts:
             batch=self.objective.batch_size,
             halve=halve,
         )
+
+
+def _eigen() -> object:
+    """Compute the eigenvectors of a matrix of the products of a few rows."""
+    some = np.random.default_rng(0).standard_normal((_FEW, _FEW))
+    return np.linalg.eigh(some + some.T)

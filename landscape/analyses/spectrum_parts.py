@@ -185,9 +185,9 @@ class _ObjectiveJob(Job):
         fields = _facts(self.objective, name) | {"n_used": np.array([len(self.used.members[part])])}
         per_sample = None
         if self.by_samples:  # as all that decides on sums, the same in the processes of a team
-            per_sample = self._per_sample(shared, part)
+            per_sample = self._per_sample(shared, part, report)
             if per_sample.complete and per_sample.kept is None:
-                self._leave_rows(name, shared)
+                self._leave_rows(name, shared, per_sample.needed)
             self.lengths[part] = per_sample.lengths
             fields |= sample_fields.eigenvalues(per_sample)
             if per_sample.kept is not None and per_sample.complete and options.method != "lanczos":
@@ -208,14 +208,14 @@ class _ObjectiveJob(Job):
             made |= summaries.errors(made | fields, self.used, part, per_sample, trace_of_rows=of_rows)
         return Spectrum(**made, **fields, provenance=self.about | found.notes)
 
-    def _leave_rows(self, name: str, shared: Objective) -> None:
+    def _leave_rows(self, name: str, shared: Objective, needed: int) -> None:
         """Say that a part's matrix has too many rows; raise InputError if the options require them."""
         most, cache_bytes = of_samples.most_rows(shared, self.row_bytes), self.subject.cache_bytes
         if self.options.method == "rows":
             of_samples.refuse_number(shared, name, self.row_bytes, cache_bytes)
-        if most < of_samples.most_rows(shared, cache_bytes):
+        if most < min(needed, of_samples.most_rows(shared, cache_bytes)):
             log.warning(
-                "%s: more than %d rows are needed, and no more fit into memory: products replace them", name, most
+                "%s: %d rows are needed, and only %d fit into memory: products replace them", name, needed, most
             )
 
     def _room(self, own: Operator, part: int, per_sample: of_samples.Samples | None) -> Room:
@@ -257,13 +257,17 @@ class _ObjectiveJob(Job):
                 return []
         return too_large(names, self.operator, options, self.room, rows_of, has_vectors=has_vectors)
 
-    def _per_sample(self, objective: Objective, part: int) -> of_samples.Samples:
+    def _per_sample(self, objective: Objective, part: int, report: Report | None = None) -> of_samples.Samples:
         later = to_keep(self.used, self.row_bytes // 2) if self.options.sampling_errors else None
         pilot, complete = self.drawn.pilots.pop(part, None), all_rows(self.used, self.kind, self.options)
         exact = pilot is not None and pilot.lengths.exact_to(self.options.of_samples["trace_tol"])
         if pilot is not None and exact and objective.team.size == 1 and not complete:
             return of_samples.with_rows_for_later(replace(pilot, objective=objective, part=part), later)
-        given: dict[str, Any] = self.options.of_samples | {"cache_bytes": self.row_bytes, "later": later}
+        given: dict[str, Any] = self.options.of_samples | {
+            "cache_bytes": self.row_bytes,
+            "later": later,
+            "report": report if self.options.method != "lanczos" else None,  # whose products have their own
+        }
         return of_samples.samples(objective, self.kind, part, **given, complete=complete)
 
     def _trace(self, own: Operator, name: str, per_sample: of_samples.Samples | None) -> tuple[float, float] | None:

@@ -345,7 +345,10 @@ def _by_rows(console: Console, found: Spectrum, objective: Objective, options: O
     if not all_rows(objective, kind, options):
         reason = f"{objective.outputs.size:,} backward passes are more than the products of Lanczos"
     elif (reason := of_samples.refusal(objective, kind) or "") == "":
-        reason = f"they need more than {of_samples.MOST_ROWS:,} rows, or more than fit into --cache"
+        reason = (
+            f"they need more rows than fit into --cache, or more than {of_samples.FEW_ROWS:,}, which would take longer "
+            f"than {options.products:,} products (--method rows takes them)"
+        )
     others = [part for part, known in zip(found.parts, own, strict=True) if not known]
     console.note(f"by Lanczos, not by rows: {few(others)}, because {reason}")
 

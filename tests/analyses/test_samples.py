@@ -109,10 +109,10 @@ def test_the_quadrature_of_rows_is_the_spectrum_itself():
 def test_lanczos_takes_over_where_rows_are_too_many_and_says_so(monkeypatch, caplog):
     objective = CASES["mlp-tanh"].objective()
     expected = ls.spectrum(objective, operator="ggn", method="lanczos", steps=30, probes=2)
-    monkeypatch.setattr(samples, "MOST_ROWS", 3)
+    monkeypatch.setattr(samples, "are_worth_it", lambda objective, n, n_rows, *_: n_rows <= 3)
     with caplog.at_level(logging.INFO):
         found = ls.spectrum(objective, operator="ggn", steps=30, probes=2)
-    assert "more than 3" in caplog.text
+    assert "longer work than 60 products" in caplog.text
     by_rows = np.isfinite(found.eigenvalues).any(axis=1)
     assert by_rows.tolist() == [False, False, True]  # a class of one sample has two rows
     assert found.steps.any(axis=1).tolist() == [True, True, False]
@@ -121,6 +121,36 @@ def test_lanczos_takes_over_where_rows_are_too_many_and_says_so(monkeypatch, cap
     assert np.isfinite(found.lambda_max_sampling_stderr[:2]).all()
     few = objective.layout.size * 8 * 2  # memory for two rows
     assert ls.spectrum(objective, operator="ggn", steps=30, probes=2, cache_bytes=few).steps[:2].all()
+
+
+def test_many_rows_are_taken_where_products_would_be_more_work(monkeypatch):
+    objective = CASES["mlp-tanh"].objective()
+    monkeypatch.setattr(samples, "FEW_ROWS", 3)
+    whole, one = 2**30, objective.layout.size * 8
+    assert samples.are_worth_it(objective, 5, 3, 0, whole)  # few
+    assert samples.are_worth_it(objective, 5, 4, None, whole)  # required
+    assert not samples.are_worth_it(objective, 5, 4, 0, whole)
+    size, m = objective.layout.size, 40
+    forward = size  # a perceptron multiplies by each weight once, and by no bias
+    for cache_bytes, passes in ((whole, 1), (one * m // 4, 4)):
+        of_rows = 3 * passes * m * forward + m**2 * size / 2 + 7 * m**3
+        enough = int(np.ceil(of_rows / (4 * 5 * forward)))
+        assert samples.are_worth_it(objective, 5, m, enough, cache_bytes)
+        assert not samples.are_worth_it(objective, 5, m, enough - 1, cache_bytes)
+
+
+def test_many_rows_give_the_eigenvalues_that_few_give(monkeypatch):
+    objective = CASES["residual-relu"].objective()
+    expected = ls.spectrum(objective, operator="ggn")
+    monkeypatch.setattr(samples, "FEW_ROWS", 1)
+    counted = []
+    monkeypatch.setattr(samples, "multiplications", lambda run: counted.append(run()) or 10**9)
+    found = ls.spectrum(objective, operator="ggn")
+    assert len(counted) > 1  # once for each part with more than one row
+    np.testing.assert_array_equal(found.eigenvalues, expected.eigenvalues)
+    monkeypatch.setattr(samples, "multiplications", lambda run: -(10**9))
+    required = ls.spectrum(objective, operator="ggn", method="rows")  # which no number of operations forbids
+    np.testing.assert_array_equal(required.eigenvalues, expected.eigenvalues)
 
 
 @pytest.mark.parametrize("name", ["residual-relu", "mlp-tanh"])
