@@ -8,7 +8,7 @@ directions for cross-fitting, and nearly all of lambda_max. Curvature along a ve
 import logging
 import math
 from dataclasses import dataclass, replace
-from typing import Literal, NoReturn, TypeAlias, get_args
+from typing import Any, Literal, NoReturn, TypeAlias, get_args
 
 import numpy as np
 import torch
@@ -328,7 +328,7 @@ def samples(
         if left <= left_out * top or tol == 0 or not complete:
             break
         tol *= 0.5 * left_out * top / left
-    given = {"lengths": known, "kept": kept, "complete": complete, "needed": needed}
+    given: dict[str, Any] = {"lengths": known, "kept": kept, "complete": complete, "needed": needed}
     made = Samples(objective=objective, part=part, kind=kind, **given)
     return with_rows_for_later(made, later)
 
