@@ -29,6 +29,7 @@ from landscape.results.pool import Pool
 
 SIZES = (6, 10, 25, 50, 100, 200)
 POWERED = 200  # tests that state their power, each by 1,600 draws
+RATIOS = (1.5, 2.0, 3.0)  # for which the power of the test is measured
 LEFT_OUT = 1e-3  # share of the trace that the population's rows leave out
 
 
@@ -213,6 +214,62 @@ def of_hessian(options: argparse.Namespace) -> None:
         )
 
 
+def two_parts(
+    gram: Gram,
+    traces: np.ndarray,
+    uncertainty: np.ndarray,
+    sizes: tuple[int, int],
+    random: np.random.Generator,
+    *,
+    drawn: int | None = None,
+    ratio: float = 1.0,
+) -> matched.Pair:
+    """Draw two parts from one population, the smaller one as many times as sharp, to be compared.
+
+    Args:
+        gram: rows of the population.
+        traces: of its samples.
+        uncertainty: of its samples.
+        sizes: of the smaller and of the larger part.
+        random: source of the draw.
+        drawn: so many samples of the larger part are drawn in proportion to uncertainty; None for all of them.
+        ratio: by which the curvature of the smaller part's samples is multiplied.
+
+    Returns:
+        Both parts.
+    """
+    small, large = sizes
+    chosen = random.choice(gram.n, small + large, replace=False)
+    of_large = float(uncertainty[chosen[small:]].mean())
+    weights, chances = np.repeat([1 / small, 1 / large], [small, large]), np.full(small + large, np.nan)
+    if drawn is not None:
+        every = draws.inclusion(uncertainty[chosen[small:]], drawn, draws.AT)
+        kept = draws.systematic(every, random)
+        chosen = np.append(chosen[:small], chosen[small + kept])
+        chances = np.append(np.full(small, np.nan), every[kept])
+        weights = np.append(weights[:small], 1 / (large * every[kept]))
+    sharper = np.where(np.arange(len(chosen)) < small, ratio, 1.0)
+    place = np.full(gram.n, -1)
+    place[chosen] = np.arange(len(chosen))
+    rows_of = np.flatnonzero(place[gram.sample] >= 0)
+    sample = place[gram.sample[rows_of]]
+    roots = np.sqrt(sharper[sample])
+    together = Pool(
+        part=(np.arange(len(chosen)) >= small).astype(int),
+        weights=weights,
+        chances=chances,
+        traces=sharper * traces[chosen],
+        uncertainty=uncertainty[chosen],
+        gram=Gram(
+            products=roots[:, None] * gram.products[np.ix_(rows_of, rows_of)] * roots,
+            sign=gram.sign[rows_of],
+            sample=sample,
+            n=len(chosen),
+        ),
+    )
+    return matched.pair(together, sizes, (float(together.uncertainty[:small].mean()), of_large))
+
+
 def uniform_p(gram: Gram, traces: np.ndarray, uncertainty: np.ndarray, repetitions: int, drawn: int | None) -> None:
     """Print how the p values of the pooled test are spread where both parts are draws of one population, and its power.
 
@@ -223,51 +280,51 @@ def uniform_p(gram: Gram, traces: np.ndarray, uncertainty: np.ndarray, repetitio
         traces: of its samples.
         uncertainty: of its samples.
         repetitions: number of tests.
-        drawn: so many samples of the larger part are drawn in proportion to uncertainty; None for all of them.
+        drawn: as of `two_parts`.
     """
     random = np.random.default_rng(0)
     print("| sizes | " + " | ".join(f"{name}: rejects, KS p, power" for name in matched.NUMBERS) + " |")
     print("|---|" + "---|" * len(matched.NUMBERS))
-    for small, large in ((25, 25), (25, 100), (10, 500), (10, 990)) if drawn is None else ((20, 980), (50, 950)):
-        if small + large > gram.n:
+    for sizes in ((25, 25), (25, 100), (10, 500), (10, 990)) if drawn is None else ((20, 980), (50, 950)):
+        if sum(sizes) > gram.n:
             continue
         p, power = [], []
         for seed in range(repetitions):
-            chosen = random.choice(gram.n, small + large, replace=False)
-            of_large = float(uncertainty[chosen[small:]].mean())
-            weights, chances = np.repeat([1 / small, 1 / large], [small, large]), np.full(small + large, np.nan)
-            if drawn is not None:
-                every = draws.inclusion(uncertainty[chosen[small:]], drawn, draws.AT)
-                kept = draws.systematic(every, random)
-                chosen = np.append(chosen[:small], chosen[small + kept])
-                chances = np.append(np.full(small, np.nan), every[kept])
-                weights = np.append(weights[:small], 1 / (large * every[kept]))
-            place = np.full(gram.n, -1)
-            place[chosen] = np.arange(len(chosen))
-            rows_of = np.flatnonzero(place[gram.sample] >= 0)
-            together = Pool(
-                part=(np.arange(len(chosen)) >= small).astype(int),
-                weights=weights,
-                chances=chances,
-                traces=traces[chosen],
-                uncertainty=uncertainty[chosen],
-                gram=Gram(
-                    products=gram.products[np.ix_(rows_of, rows_of)],
-                    sign=gram.sign[rows_of],
-                    sample=place[gram.sample[rows_of]],
-                    n=len(chosen),
-                ),
-            )
             trials = permutation.TRIALS if seed < POWERED else 0
-            means = float(together.uncertainty[:small].mean()), of_large
-            found = matched.pair(together, (small, large), means).tests(repetitions=199, trials=trials, seed=seed)
+            parts = two_parts(gram, traces, uncertainty, sizes, random, drawn=drawn)
+            found = parts.tests(repetitions=199, trials=trials, seed=seed)
             p.append([found[name].p for name in matched.NUMBERS])
             power.append([found[name].power for name in matched.NUMBERS])
-        cells = [f"{small} against {large}"]
+        cells = ["{} against {}".format(*sizes)]
         for k in range(len(matched.NUMBERS)):
             values, share = np.array(p)[:, k], np.nanmean(np.array(power)[:, k])
             fit = kstest(values - 0.01 * random.random(repetitions), "uniform").pvalue
             cells.append(f"{np.mean(values <= 0.05):.1%}, {fit:.2f}, {share:.0%}")
+        print("| " + " | ".join(cells) + " |", flush=True)
+
+
+def power_of(gram: Gram, traces: np.ndarray, uncertainty: np.ndarray, repetitions: int) -> None:
+    """Print how often the pooled test finds, at 5 %, a part that is some times as sharp as a larger one.
+
+    Args:
+        gram: rows of the population, of which both parts are drawn.
+        traces: of its samples.
+        uncertainty: of its samples.
+        repetitions: number of tests.
+    """
+    print("| sizes | " + " | ".join(f"{name}: " + ", ".join(f"{r:g} x" for r in RATIOS) for name in matched.NUMBERS))
+    print("|---|" + "---|" * len(matched.NUMBERS))
+    for small in (6, 10, 25, 50, 100):
+        sizes, random = (small, min(20 * small, gram.n - small)), np.random.default_rng(small)
+        shares = []
+        for ratio in RATIOS:
+            p = []
+            for seed in range(repetitions):
+                parts = two_parts(gram, traces, uncertainty, sizes, random, ratio=ratio)
+                found = parts.tests(repetitions=199, trials=0, seed=seed)
+                p.append([found[name].p for name in matched.NUMBERS])
+            shares.append(np.mean(np.array(p) <= 0.05, axis=0))
+        cells = ["{} against {}".format(*sizes), *(", ".join(f"{x:.0%}" for x in own) for own in np.transpose(shares))]
         print("| " + " | ".join(cells) + " |", flush=True)
 
 
@@ -319,6 +376,9 @@ def main() -> None:
     if "pooled" in tables:
         print("\np of two parts of one population")
         uniform_p(gram, traces, uncertainty, options.repetitions, None)
+    if "power" in tables:
+        print("\nhow often a true ratio is found")
+        power_of(gram, traces, uncertainty, options.repetitions)
     if "pooled-draws" in tables:
         print(f"\np of two parts of one population, the larger one from {options.draws} draws")
         uniform_p(gram, traces, uncertainty, options.repetitions, options.draws)
