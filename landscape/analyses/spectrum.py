@@ -103,7 +103,7 @@ def spectrum(
             would need most of its samples uses all of them. `lambda_max_error` and `trace_error` are the final errors.
         method: "rows" computes all eigenvalues of an objective's Gauss-Newton or Fisher matrix from gradients of single
             samples, without probes; "lanczos" uses products with probes, as the Hessian always does; "auto" chooses
-            rows if there are few enough.
+            rows if they fit into `cache_bytes` and are less work.
         ggn_tol: fraction of the trace that rows may leave out; the error of each eigenvalue is at most what is left
             out. None means 1e-4; with `accuracy`, a twentieth of that.
         sampling_errors: also compute standard errors over samples, from each sample's own trace and curvature.

@@ -147,8 +147,8 @@ SPECTRUM = cloup.option_group(
         default="auto",
         show_default=True,
         help="Compute all eigenvalues of a Gauss-Newton or Fisher matrix from gradients of single samples (rows), or "
-        "its density from matrix-vector products (lanczos). auto chooses rows if there are few enough. The Hessian "
-        "always uses products.",
+        "its density from matrix-vector products (lanczos). auto chooses rows if they fit into memory and are less "
+        "work. The Hessian always uses products.",
     ),
     option(
         "--ggn-tol",
