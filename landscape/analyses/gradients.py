@@ -10,6 +10,9 @@ Norms, cosines and all of the above follow from inner products: one Gram matrix 
 contribution of each layer to it gives norm, cosine and c_p within the layer. Gradients are exact over the data, or
 those of random batches as in training, in which rare parts have few samples or none.
 
+A gradient that is not much longer than its rounding (gradient_rounding.py), over all parameters or within a layer, has
+no direction: what involves it is nan, except its norm and the shares of parts in a longer whole.
+
 Source: "Reframing Long-Tailed Learning via Loss Landscape Geometry" (CVPR 2026), equations 12 and 13, Figures 4 and 6.
 """
 
@@ -24,8 +27,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from landscape.analyses import gradient_errors
+from landscape.analyses import gradient_errors, gradient_rounding
 from landscape.analyses.at_checkpoints import Report, at_checkpoints
+from landscape.analyses.gradient_rounding import Rounding
 from landscape.autodiff import costs
 from landscape.autodiff.distributed import Team
 from landscape.autodiff.wide import wide
@@ -38,6 +42,7 @@ from landscape.objective import evaluation, jobs, pilot
 from landscape.objective.objective import Objective
 from landscape.objective.snapshots import File
 from landscape.results import Gradients
+from landscape.results.gradients import CLEAR
 
 CACHE_BYTES = 2**31
 """Default memory for gradients of parts that are kept at the same time."""
@@ -46,6 +51,7 @@ _OF_LAYERS = ("layer_norm", "layer_cosine", "layer_contribution", "layer_whole_n
 _WITH_ERRORS = (
     "norm", "cosine", "projected", "specific", "radius", "contribution", "between", "whole_norm", *_OF_LAYERS,
 )  # fmt: skip
+_ROUNDING = ("norm_rounding", "whole_norm_rounding", "layer_norm_rounding", "layer_whole_norm_rounding")
 
 
 @checked
@@ -110,11 +116,12 @@ def gradients(
 
     def measure(network: nn.Module, report: Report) -> dict[str, Any]:
         here = (objective if network is objective.model else objective.at(network)).shared()
+        rounding = gradient_rounding.measured(here)
         if batches is None:
-            found = _exact(here, cache_bytes, report, sampling_errors=sampling_errors)
+            found = _exact(here, rounding, cache_bytes, report, sampling_errors=sampling_errors)
         else:
             drawn = list(islice(_drawn(here, size, seed), batches))
-            found = _over_batches(here, drawn, cache_bytes, report)
+            found = _over_batches(here, rounding, drawn, cache_bytes, report)
         return {
             **{name: np.asarray(value)[None] for name, value in found.items()},
             "theta_norm": np.array([_length(here)]),
@@ -182,9 +189,22 @@ def _costs(
     held = min(n_parts, max(1, cache_bytes // (size * objective.dtype.itemsize)))
     keeps = held * size * objective.dtype.itemsize
     disk = 2 * 8 * n_points * n_parts * ((2 + sampling_errors) * n_parts + 4 * len(objective.layout.layers))
-    works = [pilot.evaluation(objective)]
+    pieces = n_parts * n_points
+
+    def of_sample(n: int) -> Callable[[], object]:
+        small = pilot.few(objective, [n])
+        return lambda: gradient_rounding.measured(small)
+
+    of_rounding = costs.Work(
+        what="gradients of single samples in float32 and float64",
+        prepare=of_sample,
+        pieces=n_points,
+        samples=gradient_rounding.compared(objective),
+        divided=False,
+    )
+    works = [pilot.evaluation(objective), of_rounding]
     of_parts: dict[str, Any] = {
-        "pieces": n_parts * n_points,
+        "pieces": pieces,
         "samples": n,
         "batch": objective.batch_size,
         "most": max(map(len, objective.members)),
@@ -194,7 +214,8 @@ def _costs(
 
         def of_batch(n: int) -> Callable[[], object]:
             index = np.sort(np.resize(np.concatenate(objective.members), n))
-            return lambda: _over_batches(objective, [index], cache_bytes, lambda share: None)
+            rounding = gradient_rounding.measured(objective)
+            return lambda: _over_batches(objective, rounding, [index], cache_bytes, lambda share: None)
 
         what, halve = "batches", arg("batches", batches // 2)
         many: dict[str, Any] = {"times": batches, "pieces": n_points, "samples": counts, "batch": counts}
@@ -230,10 +251,12 @@ def _costs(
 # Numbers of one checkpoint --------------------------------------------------------------------------------------------
 
 
-def _exact(objective: Objective, cache_bytes: int, report: Report, *, sampling_errors: bool) -> dict[str, Any]:
+def _exact(
+    objective: Objective, rounding: Rounding, cache_bytes: int, report: Report, *, sampling_errors: bool
+) -> dict[str, Any]:
     loss, products = gram.exact(objective, cache_bytes, report)
     _check_finite(objective, range(len(loss)), loss, products.matrix)
-    found = _numbers(products, objective.shares, objective)
+    found = _numbers(products, objective.shares, objective, rounding, objective.counts)
     errors = {f"{name}_stderr": np.where(np.isnan(found[name]), np.nan, 0.0) for name in _WITH_ERRORS}
     if sampling_errors:
         errors |= gradient_errors.over_samples(objective, found, cache_bytes)
@@ -241,12 +264,12 @@ def _exact(objective: Objective, cache_bytes: int, report: Report, *, sampling_e
 
 
 def _over_batches(
-    objective: Objective, drawn: Sequence[np.ndarray], cache_bytes: int, report: Report
+    objective: Objective, rounding: Rounding, drawn: Sequence[np.ndarray], cache_bytes: int, report: Report
 ) -> dict[str, Any]:
     """Return means over batches with their standard errors."""
     n_parts, part_of, team = len(objective.partition), objective.partition.part_of, objective.team
     model = gram.trainable(objective.model, objective.layout)
-    means = {name: _Mean() for name in (*_WITH_ERRORS, "conflict")}
+    means = {name: _Mean() for name in (*_WITH_ERRORS, *_ROUNDING, "conflict")}
     loss = np.zeros(n_parts)
     seen, batches = (np.zeros(n_parts, dtype=np.int64) for _ in range(2))
     first = gram.batch_first(objective, model)
@@ -261,7 +284,7 @@ def _over_batches(
         counts = np.bincount(groups)
         sums, products = gram.of_batch(objective, model, index, groups, cache_bytes, first)
         _check_finite(objective, present, sums, products.matrix)
-        found = _numbers(products, counts / len(index), objective, present)
+        found = _numbers(products, counts / len(index), objective, rounding, counts, present)
         for name, mean in means.items():
             mean.add(found[name] if own else np.full_like(found[name], np.nan))
         loss[present] += sums * bool(own)
@@ -340,7 +363,12 @@ def _total(team: Team, values: Any) -> np.ndarray:
 
 
 def _numbers(
-    products: Products, shares: np.ndarray, objective: Objective, present: np.ndarray | None = None
+    products: Products,
+    shares: np.ndarray,
+    objective: Objective,
+    rounding: Rounding,
+    counts: np.ndarray,
+    present: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """Return all numbers of the parts that are present, and nan for the others.
 
@@ -348,6 +376,8 @@ def _numbers(
         products: of the gradients of the present parts and, last, of the whole gradient.
         shares: (G,) of the present parts in the whole.
         objective: of all P parts.
+        rounding: of their gradients.
+        counts: (G,) samples of which the gradients of the present parts are means.
         present: (G,) their positions among all; None for all.
 
     Returns:
@@ -355,18 +385,24 @@ def _numbers(
     """
     n_parts, size = len(objective.partition), objective.layout.size
     here = np.arange(n_parts) if present is None else present
+    off = rounding.of(np.sqrt(products.squares[:, :-1]), here, counts)
+    off = np.column_stack([off, off @ shares])  # that of the whole, at most
+    off_at_all = np.linalg.norm(off, axis=0)
     # Below this fraction of a gradient's norm, everything is rounding of the gradients and of roots of differences.
-    rounding = max(16 * torch.finfo(objective.dtype).eps, 1e-7)
-    known = _against_whole(np.diag(products.matrix), products.matrix[:, -1], shares, rounding)
+    least = max(16 * torch.finfo(objective.dtype).eps, 1e-7)
+    known = _against_whole(np.diag(products.matrix), products.matrix[:, -1], shares, off_at_all, least)
     norm = known["norm"]
     own = np.sqrt(np.maximum(norm**2 - known["projected"] ** 2, 0))
-    own = np.where(own <= rounding * norm, 0.0, own)
+    of_own = off_at_all[:-1] + off_at_all[-1] * np.abs(_ratio(known["projected"], known["whole_norm"]))
+    own = np.where(own <= np.fmax(least * norm, CLEAR * of_own), 0.0, own)
     spare = objective.population[here] - 1.0
     known |= {
         "specific": own,
         "radius": np.sqrt(_ratio(np.full(len(here), _length(objective)), 2 * own * np.sqrt(size * spare))),
+        "norm_rounding": off_at_all[:-1],
+        "layer_norm_rounding": off[:, :-1],
     }
-    of_layers = _against_whole(products.squares, products.along, shares, rounding)
+    of_layers = _against_whole(products.squares, products.along, shares, off, least)
     known |= {name: of_layers[name.removeprefix("layer_")] for name in _OF_LAYERS}
     found = {name: known.pop(name) for name in ("whole_norm", "layer_whole_norm")}
     for name, values in known.items():
@@ -375,13 +411,15 @@ def _numbers(
             found[name][np.isfinite(values).all(axis=-1)] = 0  # what is absent adds nothing
         found[name][..., here] = values
     between = np.full((n_parts, n_parts), np.nan)
-    between[np.ix_(here, here)] = _cosine(products.matrix[:-1, :-1], np.outer(norm, norm))
+    clear = _clear(norm, off_at_all[:-1])
+    between[np.ix_(here, here)] = _cosine(products.matrix[:-1, :-1], np.outer(clear, clear))
     conflict = np.where(np.isnan(between), np.nan, between < 0)
-    return found | {"between": between, "conflict": conflict}
+    wholes = {"whole_norm_rounding": off_at_all[-1], "layer_whole_norm_rounding": off[:, -1]}
+    return found | wholes | {"between": between, "conflict": conflict}
 
 
 def _against_whole(
-    squares: np.ndarray, along: np.ndarray, shares: np.ndarray, rounding: float
+    squares: np.ndarray, along: np.ndarray, shares: np.ndarray, rounding: np.ndarray, least: float
 ) -> dict[str, np.ndarray]:
     """Return what follows from <g_p, g_p> and <g_p, g>, for all parameters or for each layer.
 
@@ -389,23 +427,29 @@ def _against_whole(
         squares: (..., G + 1) squared norms, the last of the whole gradient.
         along: (..., G + 1) inner products with the whole gradient.
         shares: (G,) shares of the parts in the whole.
-        rounding: fraction of a gradient's norm below which everything is rounding.
+        rounding: (..., G + 1) of the gradients; nan where it is unknown.
+        least: fraction of a gradient's norm below which everything is rounding.
 
     Returns:
         Fields of `Gradients`: (..., G), or (...) for the whole gradient.
     """
     lengths = np.sqrt(squares)
-    norm = lengths[..., :-1]
+    norm, clear = lengths[..., :-1], _clear(lengths, rounding)
     # If the gradients of the parts cancel, there is no direction to project on.
-    whole = np.where(lengths[..., -1] > rounding * (norm @ shares), lengths[..., -1], 0.0)[..., None]
+    whole = np.where(lengths[..., -1] > least * (norm @ shares), clear[..., -1], 0.0)[..., None]
     projected = _ratio(along[..., :-1], whole)
     return {
         "norm": norm,
         "whole_norm": lengths[..., -1],
-        "cosine": _cosine(along[..., :-1], norm * whole),
-        "projected": projected,
+        "cosine": _cosine(along[..., :-1], clear[..., :-1] * whole),
+        "projected": np.where(np.isnan(clear[..., :-1]), np.nan, projected),
         "contribution": shares * _ratio(projected, whole),
     }
+
+
+def _clear(lengths: np.ndarray, rounding: np.ndarray) -> np.ndarray:
+    """Return lengths, with nan where they are only rounding; a gradient that is computed as zero has the length 0."""
+    return np.where((lengths > 0) & (lengths <= CLEAR * rounding), np.nan, lengths)
 
 
 def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -202,7 +202,7 @@ def _rounding(found: Samples) -> float:
     if objective.dtype != torch.float64:
         index = found.members[np.linspace(0, len(found.members) - 1, min(_COMPARED, len(found.members))).astype(int)]
         try:
-            here, there = (_outputs(one, index) for one in (objective, objective.in_float64()))
+            here, there = (_outputs(one, index) for one in (objective, objective.in_dtype(torch.float64)))
             apart, size = (_largest(z, found, eps, of=here) for z in (here - there, there))
             seen = max(apart / size if size else 0.0, apart if moves else 0.0)
         except Exception as error:  # a model may be written for float32 only, and then raise any error

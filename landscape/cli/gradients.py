@@ -1,5 +1,6 @@
 """`landscape gradients`: how the gradients of parts agree, at one checkpoint or along a run."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from landscape.cli.options import COUNT, command, option, refuse_typed, seeding
 from landscape.objective.objective import Objective
 from landscape.objective.runs import checkpoint_list
 from landscape.results import Gradients, columns
-from landscape.results.written import with_error
+from landscape.results.gradients import CLEAR
+from landscape.results.written import few, with_error
 
 GRADIENTS = cloup.option_group(
     "Gradients",
@@ -45,14 +47,15 @@ GRADIENTS = cloup.option_group(
 
 PER_PART = (
     "loss", "norm", "norm_stderr", "cosine", "cosine_stderr", "projected", "projected_stderr", "specific",
-    "specific_stderr", "radius", "radius_stderr", "contribution", "contribution_stderr", "batches",
+    "specific_stderr", "radius", "radius_stderr", "contribution", "contribution_stderr", "norm_rounding", "batches",
 )  # fmt: skip
-PER_POINT = ("epoch", "whole_norm", "whole_norm_stderr", "theta_norm")
+PER_POINT = ("epoch", "whole_norm", "whole_norm_stderr", "whole_norm_rounding", "theta_norm")
 OVER_SAMPLES = tuple(
     f"{name}_sampling_stderr" for name in ("loss", "norm", "cosine", "projected", "specific", "radius", "contribution")
 )
-PER_LAYER = tuple(
-    f"layer_{name}{error}" for name in ("whole_norm", "norm", "cosine", "contribution") for error in ("", "_stderr")
+PER_LAYER = (
+    *(f"layer_{name}{error}" for name in ("whole_norm", "norm", "cosine", "contribution") for error in ("", "_stderr")),
+    *(f"layer_{name}_rounding" for name in ("whole_norm", "norm")),
 )
 LAYERS_OVER_SAMPLES = tuple(
     f"layer_{name}_sampling_stderr" for name in ("whole_norm", "norm", "cosine", "contribution")
@@ -132,16 +135,22 @@ def _conclude(console: Console, objective: Objective, found: Gradients, path: Pa
     left = len(objective.undrawn.samples) - int(found.n_samples.sum())
     if left:
         console.note(f"{left:,} samples are in no part: g, the whole, is that of the {found.n_samples.sum():,} others")
-    if np.isnan(found.cosine[last]).any():
+    rounded = found.only_rounding("norm")[last]
+    if (np.isnan(found.cosine[last]) & ~rounded & ~found.only_rounding("whole_norm")[last]).any():
         console.note("nan: a part that is fitted exactly, or that no batch has, has no gradient to compare")
+    _rounding(console, objective, found)
     scatter = None if found.whole_norm_sampling_stderr is None else found.whole_norm_sampling_stderr[last]
-    if scatter is not None and np.isnan(scatter):
-        single = [part for part, n in zip(found.parts, found.n_samples, strict=True) if n == 1]
+    single = [part for part, n in zip(found.parts, found.n_samples, strict=True) if n == 1]
+    if scatter is not None and np.isnan(scatter) and single:
         console.note(
             f"errors of numbers that involve the whole are unknown, as a part of one sample has no spread "
             f"({', '.join(single[:5])}): leave it out with --classes"
         )
-    elif scatter is not None and not scatter <= RESOLVED * found.whole_norm[last]:
+    elif (
+        scatter is not None
+        and not found.only_rounding("whole_norm")[last]
+        and not scatter <= RESOLVED * found.whole_norm[last]
+    ):
         console.note(
             f"the parts' gradients nearly cancel, or there are few samples: |g| = {found.whole_norm[last]:.3g} ± "
             f"{scatter:.2g} over samples. Shares of g, and components and cosines along it, are then further off than "
@@ -152,6 +161,22 @@ def _conclude(console: Console, objective: Objective, found: Gradients, path: Pa
         _along(console, found)
     kind = " --kind epochs" if last else ""
     console.say(f"result: {path}\nfigure: landscape plot {path}{kind}")
+
+
+def _rounding(console: Console, objective: Objective, found: Gradients) -> None:
+    """Name the gradients that may be nothing but rounding, at the last checkpoint."""
+    whole, parts = found.only_rounding("whole_norm")[-1], found.only_rounding("norm")[-1]
+    names = ["the whole"] if whole else []
+    names += [few([part for part, is_so in zip(found.parts, parts, strict=True) if is_so])] if parts.any() else []
+    if found.layers is not None and (layers := found.only_rounding("layer_whole_norm")[-1]).any():
+        within = [layer for layer, is_so in zip(found.layers, layers, strict=True) if is_so]
+        names.append(f"the whole within {few(within)}")
+    if names:
+        finer = "" if objective.dtype.itemsize == 8 else "; --dtype float64 has more digits"
+        console.note(
+            f"(rounding): at most {CLEAR} times its measured rounding, so it may be zero and has no direction: the "
+            f"gradient of {'; '.join(names)}{finer}"
+        )
 
 
 def _by_layer(console: Console, found: Gradients, path: Path) -> None:
@@ -166,10 +191,11 @@ def _by_layer(console: Console, found: Gradients, path: Path) -> None:
         _ends(found),
         *(_last_errors(found, f"layer_{name}") for name in ("whole_norm", "contribution")),
     )
+    rounded = found.only_rounding("layer_whole_norm")[-1]
     rows = [
         [
             name,
-            with_error(whole[-1, k], of_whole[k]),
+            with_error(whole[-1, k], of_whole[k]) + " (rounding)" * bool(rounded[k]),
             *(_percent(contribution[-1, k, p], of_share[k, p]) for p in ends),
         ]
         for k, name in enumerate(layers)
@@ -186,7 +212,9 @@ def _last_errors(found: Gradients, name: str) -> np.ndarray:
 
 
 def _percent(share: float, error: float) -> str:
-    """Return the text of a share, in percent, with its error."""
+    """Return the text of a share, in percent, with its error; a dash if it is not defined."""
+    if math.isnan(share):
+        return "-"
     return f"{100 * share:.1f}" + ("" if error == 0 else f" ± {100 * error:.1g}" if error > 0 else " ± ?")
 
 
@@ -203,7 +231,7 @@ def _along(console: Console, found: Gradients) -> None:
         [
             name,
             "-" if np.isnan(found.epoch[k]) else f"{found.epoch[k]:g}",
-            f"{found.whole_norm[k]:.4g}",
+            f"{found.whole_norm[k]:.4g}" + " (rounding)" * bool(found.only_rounding("whole_norm")[k]),
             *(f"{found.cosine[k, p]:.3f}" for p in ends),
         ]
         for k, name in enumerate(found.points)

@@ -131,7 +131,7 @@ def problem_of(objective: Objective) -> Problem:
         dtype=objective.dtype,
         device=objective.device,
         team=objective.team,
-        wide=cache(lambda: problem_of(objective.in_float64())),
+        wide=cache(lambda: problem_of(objective.in_dtype(torch.float64))),
     )
 
 

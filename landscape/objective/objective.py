@@ -21,7 +21,7 @@ from landscape.autodiff import devices, distributed, memory, trees
 from landscape.autodiff.called import call, functional_call
 from landscape.autodiff.known import Known
 from landscape.autodiff.trees import Tree
-from landscape.autodiff.wide import place, wide
+from landscape.autodiff.wide import place
 from landscape.callables import checked
 from landscape.data import items
 from landscape.data.datasets import Samples
@@ -233,19 +233,17 @@ class Objective:
             draws=None if self.draws is None else replace(self.draws, of=self.draws.of.of_network(model)),
         )
 
-    def in_float64(self) -> "Objective":
-        """Return the same objective in float64; the tensors of the model itself are not changed and not used."""
-        if self.dtype == torch.float64:
+    def in_dtype(self, dtype: torch.dtype) -> "Objective":
+        """Return the same objective in float32 or float64; the model's own tensors are not changed and not used."""
+        if self.dtype == dtype:
             return self
-        return replace(
-            self,
-            device=place(self.device),
-            dtype=torch.float64,
-            theta=tuple(wide(t) for t in self.theta),
-            _fixed={
-                name: wide(t) if t.is_floating_point() else t.to(place(t.device)) for name, t in self._fixed.items()
-            },
-        )
+        device = place(self.device) if dtype == torch.float64 else self.device
+
+        def taken(t: Tensor) -> Tensor:
+            return t.to(device).to(dtype) if t.is_floating_point() else t.to(device)
+
+        fixed = {name: taken(t) for name, t in self._fixed.items()}
+        return replace(self, device=device, dtype=dtype, theta=tuple(map(taken, self.theta)), _fixed=fixed)
 
     def refuse_stale(self) -> None:
         """Raise InputError if the caller's model has changed since this objective copied its weights."""

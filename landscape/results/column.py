@@ -22,6 +22,7 @@ class Column:
     missing: str = "-"  # what stands for nan
     endless: str = "inf"  # what stands for infinity
     sure: str | None = None  # a Boolean field; where it is false, the number gets a star
+    rounding: Callable[[Any], np.ndarray] | None = None  # which parts' numbers may be nothing but rounding
     samples: str | None = None  # the field of its error over samples; see `beside_samples`
     after_samples: Callable[[Any, int], str] | None = None  # text after the number of a part with this error
     after: Callable[[Any, int], str] | None = None  # text after the number of a part
@@ -80,7 +81,8 @@ class Column:
             return "-"
         value, error = float(found[0][part]), None if found[1] is None else float(found[1][part])
         sure = self.sure is None or bool(getattr(result, self.sure)[part])
-        after = "" if self.after is None or math.isnan(value) else self.after(result, part)
+        after = " (rounding)" * (self.rounding is not None and bool(self.rounding(result)[part]))
+        after += "" if self.after is None or math.isnan(value) else self.after(result, part)
         return self.written(value, error) + "*" * (not sure) + after
 
     def beside_samples(self) -> "Column":

@@ -416,6 +416,7 @@ TABLES: Mapping[str, Sequence[Column]] = {
             head="|g_p|",
             field="norm",
             error="norm_stderr",
+            rounding=lambda gradients: gradients.only_rounding("norm")[-1],
             samples="norm_sampling_stderr",
             after_samples=column_values.of_draw,
             summary="gradient norm",

@@ -3,8 +3,13 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
+
 from landscape.results.axes import Counts, Floats, array, scalar
 from landscape.results.base import OfPoints
+
+CLEAR = 4
+"""A gradient has a direction if it is longer than so many times its rounding."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -13,11 +18,12 @@ class Gradients(OfPoints):
 
     With g_p the gradient of part p's mean loss and g that of all samples in parts: h_p = g_p - (<g_p, g> / |g|^2) g.
     Gradients are exact over the data, or means over random batches; a batch without samples of a part does not count
-    for the part. Numbers over batches have a standard error over batches.
+    for the part. Numbers over batches have a standard error over batches. A gradient of at most `CLEAR` times its
+    rounding has no direction: it has a norm, but no cosine and no components.
     """
 
     kind: ClassVar[str] = "gradients"
-    version: ClassVar[int] = 3  # since 2: errors over samples; since 3: of layers too
+    version: ClassVar[int] = 4  # since 2: errors over samples; since 3: of layers too; since 4: rounding
 
     parts: tuple[str, ...] = array("part", doc="names of the parts of the data")
     n_samples: Counts = array("part", unit="samples", doc="samples in the part")
@@ -30,7 +36,7 @@ class Gradients(OfPoints):
     norm_stderr: Floats = array("point", "part", unit="loss", doc="standard error over batches; 0 where exact")
     whole_norm: Floats = array("point", unit="loss", doc="|g|")
     whole_norm_stderr: Floats = array("point", unit="loss", doc="its standard error over batches")
-    cosine: Floats = array("point", "part", doc="cosine of g_p and g; nan where one of them is zero")
+    cosine: Floats = array("point", "part", doc="cosine of g_p and g; nan where one of them is zero or only rounding")
     cosine_stderr: Floats = array("point", "part", doc="standard error over batches; 0 where exact")
     projected: Floats = array("point", "part", unit="loss", doc="<g_p, g> / |g|, the part along g, with its sign")
     projected_stderr: Floats = array("point", "part", unit="loss", doc="its standard error over batches")
@@ -95,7 +101,7 @@ class Gradients(OfPoints):
         "point",
         "layer",
         "part",
-        doc="cosine of g_p and g within the layer; nan where one of them is zero",
+        doc="cosine of g_p and g within the layer; nan where one of them is zero or only rounding",
         optional=True,
     )
     layer_cosine_stderr: Floats | None = array(
@@ -127,14 +133,44 @@ class Gradients(OfPoints):
     layer_whole_norm_sampling_stderr: Floats | None = array(
         "point", "layer", unit="loss", doc="standard error of the whole's exact norm over samples", optional=True
     )
+    norm_rounding: Floats | None = array(
+        "point", "part", unit="loss", doc="how much of |g_p| may be rounding, measured; nan if unknown", optional=True
+    )
+    whole_norm_rounding: Floats | None = array(
+        "point", unit="loss", doc="how much of |g| may be rounding", optional=True
+    )
+    layer_norm_rounding: Floats | None = array(
+        "point", "layer", "part", unit="loss", doc="how much of |g_p| within the layer may be rounding", optional=True
+    )
+    layer_whole_norm_rounding: Floats | None = array(
+        "point", "layer", unit="loss", doc="how much of |g| within the layer may be rounding", optional=True
+    )
     theta_norm: Floats = array("point", doc="Euclidean length of the parameters")
     batches: Counts = array("point", "part", doc="batches that hold the part; 0 where exact")
 
     size: int = scalar(unit="parameters", doc="number of parameters")
     batch_size: int = scalar(unit="samples", doc="samples of a batch at most; 0 where exact")
 
+    def only_rounding(self, norm: str) -> np.ndarray:
+        """Say which norms may be nothing but rounding, so that their gradients have no direction.
+
+        Args:
+            norm: the field, such as "norm" or "layer_whole_norm".
+
+        Returns:
+            A truth value for each; false if the rounding is zero or unknown.
+        """
+        rounding = getattr(self, f"{norm}_rounding")
+        values: np.ndarray = getattr(self, norm)
+        if rounding is None:
+            return np.full(values.shape, False)
+        found: np.ndarray = (values <= CLEAR * rounding) & (rounding > 0)
+        return found
+
     @property
     def title(self) -> str:
         """The checkpoint, the number of parameters and the kind of average."""
         how = f"means over batches of {self.batch_size:,}" if self.batch_size else "exact"
-        return f"{self.where(-1)}, gradients by {self.size:,} parameters, {how}; |g| = {self.whole_norm[-1]:.4g}"
+        mark = " (rounding)" if self.only_rounding("whole_norm")[-1] else ""
+        about = f"{self.where(-1)}, gradients by {self.size:,} parameters, {how}"
+        return f"{about}; |g| = {self.whole_norm[-1]:.4g}{mark}"

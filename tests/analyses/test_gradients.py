@@ -286,6 +286,9 @@ def test_two_processes_divide_the_slopes_of_single_samples(monkeypatch):
         def least(self, numbers):
             return numbers
 
+        def agreed(self, numbers):
+            return numbers
+
         def finished(self):
             pass
 

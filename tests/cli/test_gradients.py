@@ -1,5 +1,6 @@
 """`landscape gradients` from end to end: a checkpoint or a run goes in, a table, a file and figures come out."""
 
+import csv
 import json
 
 import numpy as np
@@ -10,7 +11,7 @@ import landscape as ls
 from landscape.cli import main
 from landscape.data import datasets
 from landscape.networks import checkpoints, models
-from landscape.results import store
+from landscape.results import columns, store
 
 
 @pytest.fixture
@@ -130,6 +131,43 @@ def test_json_is_one_document_with_the_numbers_of_the_file(here, capsys):
         assert [p[field] for p in last["parts"]] == getattr(found, field)[2].tolist()
     assert last["between_sampling_stderr"] == found.between_sampling_stderr[2].tolist()
     assert last["whole_norm_sampling_stderr"] == found.whole_norm_sampling_stderr[2] > 0
+
+
+def test_layers_whose_gradient_is_rounding_have_no_shares(here, capsys):
+    """If all logits are the same function of the features, no probability and no loss depends on the features."""
+    kept = checkpoints.read("run/last.pt")
+    kept.state["linear.weight"][:] = kept.state["linear.weight"][0].clone()
+    checkpoints.write("same.pt", kept.state, kept.meta)
+    assert main(["gradients", "--ckpt", "same.pt", *QUICK]) == 0
+    out, err = capsys.readouterr()
+    found = ls.load("same.gradients.h5")
+    assert found.only_rounding("layer_whole_norm")[0].tolist() == [name != "linear" for name in found.layers]
+    table = out.partition("g by layers")[2].splitlines()
+    line = next(line.split() for line in table if "conv1" in line)
+    assert line[2:] == ["(rounding)", "-", "-", "-", "-"]
+    assert "(rounding)" not in next(line for line in table if "linear" in line)
+    assert "(rounding)" not in out.partition("g by layers")[0]  # no part and not the whole
+    (note,) = (line for line in err.splitlines() if "(rounding)" in line)
+    assert "the whole within" in note
+    assert "--dtype float64" in note
+    assert main(["gradients", "--ckpt", "same.pt", *QUICK, "--json", "--params", "conv1", "--overwrite"]) == 0
+    document = json.loads(capsys.readouterr().out)["checkpoints"][0]
+    assert document["layer_contribution"] == [[None] * 10]
+    assert document["whole_norm"] < 4 * document["whole_norm_rounding"]
+    for part in document["parts"]:
+        assert part["norm"] <= 4 * part["norm_rounding"]
+        assert part["cosine"] is None
+    found = ls.load("same.gradients.h5")
+    heads, rows = columns.table(found)
+    at = next(k for k, head in enumerate(heads) if head.startswith("|g_p|"))
+    assert all(row[at].endswith("(rounding)") for row in rows)
+    assert found.title.endswith("(rounding)")
+    assert main(["export", "same.gradients.h5", "--to", "tidy", "-o", "same.csv"]) == 0
+    with open("same.csv", newline="") as file:
+        of_norms = [row["exactness"] for row in csv.DictReader(file) if row["quantity"] == "norm"]
+    assert of_norms == ["rounding"] * 10
+    for kind in ("cosines", "decomposition", "norms", "layers"):
+        assert main(["plot", "same.gradients.h5", "--kind", kind]) == 0
 
 
 @pytest.mark.parametrize("drawn", [[], ["--samples", "20"]])

@@ -50,7 +50,35 @@ def test_parts_without_a_gradient_are_holes_in_the_map():
     assert "nan" not in {t.get_text() for t in image.texts}
     drawn(plots.decomposition(found))
     sizes, _ = drawn(plots.gradient_norms(found)).axes
-    assert sizes.get_title() == "not drawn: 1 without a gradient"
+    assert sizes.get_title() == "not drawn: 1 without a gradient above rounding"
+
+
+def test_gradients_that_are_only_rounding_are_not_drawn():
+    """As `landscape gradients` writes them: the last part, and the whole within the first layer."""
+    rounded = gradients([[1e-9, 3.0], [2e-9, 4], [0, 1e-9]], [3, 2, 1])
+    fields = {name: getattr(rounded, name).copy() for name in ("cosine", "projected", "specific", "radius", "between")}
+    for numbers in fields.values():
+        numbers[0, 2] = np.nan
+    fields["between"][0, :, 2] = np.nan
+    for name in ("layer_cosine", "layer_contribution"):
+        fields[name] = getattr(rounded, name).copy()
+        fields[name][0, 0] = np.nan
+    fields |= {name: 0 * getattr(rounded, name.removesuffix("_rounding")) + 1e-9 for name in (
+        "norm_rounding", "whole_norm_rounding", "layer_norm_rounding", "layer_whole_norm_rounding"
+    )}  # fmt: skip
+    found = dataclasses.replace(rounded, **fields)
+    assert found.only_rounding("norm").tolist() == [[False, False, True]]
+    assert found.only_rounding("layer_whole_norm").tolist() == [[True, False]]
+    sizes, _ = drawn(plots.gradient_norms(found)).axes
+    marks = np.concatenate([c.get_offsets()[:, 1] for c in sizes.collections if isinstance(c, PathCollection)])
+    assert np.ma.filled(marks, np.nan)[np.isfinite(marks)].min() > 1e-8
+    assert sizes.get_title() == "not drawn: 1 without a gradient above rounding"
+    first, _, last = drawn(plots.decomposition(found)).axes
+    assert "cos" in " ".join(text.get_text() for text in first.texts)
+    assert [text.get_text() for text in last.texts] == ["no gradient above rounding"]
+    shares, *_ = drawn(plots.gradient_layers(found)).axes
+    assert [t.get_text() for t in shares.get_yticklabels()] == ["conv (rounding)", "fc (100 %)"]
+    assert np.isnan(np.ma.filled(values(shares), np.nan)[0]).all()
 
 
 @pytest.mark.parametrize("n", [1, 12, 13, 121])

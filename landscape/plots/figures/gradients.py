@@ -82,7 +82,7 @@ def cosine_map(gradients: Gradients, parts: Sequence[str] | None = None, *, poin
         strip.set_xticks([0], labels=["the whole"], fontsize=min(8.0, 1.3 * font), rotation=90)
         image.set_xticks(places, labels=names[shown], fontsize=font, rotation=90, parse_math=False)
         image.tick_params(labelleft=False)
-        unknown = ";\ngrey: no gradient" if np.isnan(between).any() else ""
+        unknown = ";\ngrey: no gradient above rounding" if np.isnan(between).any() else ""
         image.set_title(f"{_about(gradients, k)}{unknown}", parse_math=False)
         image.title.set_gid(paper.CAPTION)
         about: dict[str, Any] = {"label": "cosine of the gradients", "extend": "max", "fraction": 0.05, "pad": 0.02}
@@ -147,7 +147,7 @@ def gradient_norms(gradients: Gradients, parts: Sequence[str] | None = None, *, 
     """
     chosen, k = by_name(gradients, parts), _point(gradients, point)
     x, beside = places(gradients, chosen)
-    colours = _colours()
+    colours, rounded = _colours(), gradients.only_rounding("norm")[k][chosen]
     with theme.theme():
         fig, (sizes, shares), _ = grids.grid(2, 2, 8.6, 3.6)
         drawn = []
@@ -158,14 +158,15 @@ def gradient_norms(gradients: Gradients, parts: Sequence[str] | None = None, *, 
         )
         for shift, (name, label, marker) in enumerate(kinds, -1):
             values, errors = getattr(gradients, name)[k][chosen], _errors(gradients, name)[k][chosen]
-            size = np.where(np.abs(values) > 0, np.abs(values), np.nan)  # a logarithmic axis has no place for zero
+            known = (np.abs(values) > 0) & ~rounded  # a logarithmic axis has no place for zero
+            size = np.where(known, np.abs(values), np.nan)
             drawn.append(size[np.isfinite(size)])
             place = x + 0.15 * shift if beside else x * 1.04**shift
             _marks(sizes, place, size, errors, values < 0, marker, colours[name], label)
         values = np.concatenate(drawn)
-        missing = int((~(gradients.norm[k][chosen] > 0)).sum())
+        missing = int((rounded | ~(gradients.norm[k][chosen] > 0)).sum())
         sizes.set_ylabel("size (units of the loss)")
-        sizes.set_title(f"not drawn: {missing} without a gradient" if missing else "")
+        sizes.set_title(f"not drawn: {missing} without a gradient above rounding" if missing else "")
         if values.size:
             theme.log_scale(sizes.yaxis, values)
         share = gradients.n_samples[chosen] / gradients.n_samples.sum()
@@ -208,7 +209,9 @@ def gradient_layers(gradients: Gradients, parts: Sequence[str] | None = None, *,
     if not paper.is_narrow():
         squares = whole[k] ** 2
         shares = 100 * squares / (squares.sum() or 1)
-        names = [f"{name} ({share:.0f} %)" for name, share in zip(names, shares, strict=True)]
+        rounded = gradients.only_rounding("layer_whole_norm")[k]
+        written_shares = ["rounding" if r else f"{share:.0f} %" for share, r in zip(shares, rounded, strict=True)]
+        names = [f"{name} ({share})" for name, share in zip(names, written_shares, strict=True)]
         brackets = f"the layer's share of |g|² and {brackets}"
     heads = [named(gradients, p, 24) for p in chosen]
     wide, high = min(5.0, max(1.2, 0.42 * len(heads))), min(9.0, max(1.2, 0.2 * len(names)))
@@ -240,7 +243,7 @@ def gradient_layers(gradients: Gradients, parts: Sequence[str] | None = None, *,
                 step = math.ceil(0.12 * len(labels) / inches)
                 axis.set_ticks(range(0, len(labels), step), labels=labels[::step], fontsize=7, parse_math=False)
         axes[0].set_ylim(len(names) - 0.5, -0.5)
-        unknown = "; grey: no gradient" if np.isnan(cosine[k][:, chosen]).any() else ""
+        unknown = "; grey: no gradient above rounding" if np.isnan(cosine[k][:, chosen]).any() else ""
         fig.suptitle(f"{_about(gradients, k)}; in brackets {brackets}{unknown}", fontsize=9, parse_math=False)
     return fig
 
@@ -351,7 +354,9 @@ def _plane(ax: Axes, gradients: Gradients, k: int, p: int) -> None:
         "fontsize": 7.5,
     }
     if not (size > 0 and math.isfinite(along)):
-        ax.text(s="no gradient" if not size > 0 else "no gradient of the whole", **numbers)
+        nothing = "no gradient" if not size > 0 else "no gradient above rounding"
+        of_part = not size > 0 or gradients.only_rounding("norm")[k, p]
+        ax.text(s=nothing if of_part else "no gradient of the whole", **numbers)
         ax.set_xticks([])
         ax.set_yticks([])
         return

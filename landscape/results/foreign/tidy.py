@@ -16,7 +16,8 @@ COLUMNS = (
     "value", "error", "of_error", "exactness",
 )  # fmt: skip
 """The columns of the table. `exactness` is "exact" (over all samples, up to rounding), "converged" or "not converged"
-(for eigenvalues), "estimated" (with the error in its row), or empty if none of these is known, as for bounds."""
+(for eigenvalues), "estimated" (with the error in its row), "rounding" (nothing else may be left of the number), or
+empty if none of these is known, as for bounds."""
 
 
 def rows(results: Mapping[Path, Result]) -> Iterator[list[Any]]:
@@ -78,6 +79,8 @@ def _numbers(result: Any, p: int) -> Iterator[list[Any]]:
 
 def _exactness(column: Column, result: Any, p: int, error: float | None) -> tuple[str, str]:
     """Return the kind of error, and the exactness of the number."""
+    if column.rounding is not None and bool(column.rounding(result)[p]):
+        return "" if error is None else column.of_error, "rounding"
     exact = columns.is_exact(column, result, p)
     if error is None or exact:
         return "" if error is None else column.of_error, "exact" if exact else ""
