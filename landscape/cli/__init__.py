@@ -22,8 +22,7 @@ from importlib import import_module, metadata
 import click
 import cloup
 
-from landscape.cli import console, naming
-from landscape.cli.options import LOST, STARTED
+from landscape.cli import console, naming, started
 from landscape.errors import LandscapeError, RankError, is_of_memory, named_by, nearest
 
 PACKAGE = "loss-landscape-per-class"
@@ -178,6 +177,7 @@ def main(args: Sequence[str] | None = None) -> int:
         user can correct; 130 for an interruption.
     """
     words = list(sys.argv[1:] if args is None else args)
+    started.watch()
     with _logging(), _interruptible(), named_by(naming.as_option), warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*torch.jit.*", FutureWarning)  # by PyTorch 2.15 of its own forward mode
         try:
@@ -227,7 +227,7 @@ def _report(error: BaseException) -> int:
         return 130
     if isinstance(error, LandscapeError):
         console.error(text)
-        return LOST if isinstance(error, RankError) and STARTED in os.environ else 2
+        return started.LOST if isinstance(error, RankError) and started.STARTED in os.environ else 2
     if isinstance(error, click.ClickException):
         context = getattr(error, "ctx", None)
         message = error.format_message()

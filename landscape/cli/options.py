@@ -49,10 +49,6 @@ class _Formatter(cloup.HelpFormatter):
 BEFORE = "before"
 """Key of `click.Context.meta` for functions that a `Command` calls when all options are read, before it begins."""
 
-STARTED, LOST = "LANDSCAPE_PROCESSES", 75
-"""The variable that `--processes` sets for the processes that it starts, and the exit code of one that has ended only
-because another has."""
-
 
 class _Context(cloup.Context):
     formatter_class = _Formatter

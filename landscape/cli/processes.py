@@ -22,7 +22,8 @@ import click
 
 from landscape.autodiff import distributed, threads
 from landscape.cli import console
-from landscape.cli.options import BEFORE, COUNT, LOST, STARTED, option
+from landscape.cli.options import BEFORE, COUNT, option
+from landscape.cli.started import LOST, STARTED
 from landscape.errors import InputError, arg
 
 _GRACE = 20.0  # seconds for the others to end by themselves after one has failed, and once more after SIGTERM
@@ -69,8 +70,10 @@ def _program(words: Sequence[str]) -> list[str]:
 def run(command: Sequence[str], n: int) -> int:
     """Run a command in n processes that work together.
 
-    SIGINT, SIGTERM and SIGHUP are passed on to all. What the first process writes to stderr is seen; what another has
-    written is seen if the first has not failed by itself. Without OMP_NUM_THREADS the processes divide the cores.
+    SIGINT, SIGTERM and SIGHUP are passed on to all. If this process is killed, a pipe closes of which only it holds the
+    other end; commands of this package then end by themselves. What the first process writes to stderr is seen; what
+    another has written is seen if the first has not failed by itself. Without OMP_NUM_THREADS the processes divide the
+    cores.
 
     Args:
         command: the program and its arguments.
@@ -82,7 +85,6 @@ def run(command: Sequence[str], n: int) -> int:
     """
     sys.stdout.flush()
     together = {
-        STARTED: "1",
         "WORLD_SIZE": str(n),
         "LOCAL_WORLD_SIZE": str(n),
         "MASTER_ADDR": "127.0.0.1",
@@ -92,10 +94,13 @@ def run(command: Sequence[str], n: int) -> int:
     with ExitStack() as stack:
         logs: list[IO[bytes] | None] = [None, *(stack.enter_context(tempfile.TemporaryFile()) for _ in range(1, n))]
         processes: list[Process] = []
+        watched, held = os.pipe()
+        for descriptor in (watched, held):
+            stack.callback(os.close, descriptor)
         stack.enter_context(_passed_on(processes))
         for rank, log in enumerate(logs):
-            own = environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            processes.append(subprocess.Popen(command, env=own, stderr=log))
+            own = environment | {"RANK": str(rank), "LOCAL_RANK": str(rank), STARTED: str(watched)}
+            processes.append(subprocess.Popen(command, env=own, stderr=log, pass_fds=(watched,)))
         _wait(processes, lambda: any(process.returncode for process in processes))
         if not any(process.returncode for process in processes):
             return 0

@@ -2,14 +2,18 @@
 
 import os
 import signal
+import subprocess
 import sys
 import textwrap
 import threading
 import time
 
 import pytest
+import torch
+from torch import nn
 
 from landscape.cli import main, processes
+from landscape.results.journal import Journal
 
 
 def run(script, n=2):
@@ -88,3 +92,47 @@ def test_the_program_is_started_as_it_was(monkeypatch):
     monkeypatch.setattr(sys, "orig_argv", ["python", "program.py"])
     assert main(words) == 0
     assert ran.pop() == [sys.executable, "-P", "-m", "landscape", *words[:3]]
+
+
+PROGRAM = """
+import os, pathlib, time
+import torch
+from torch.nn import functional as F
+
+def network():
+    pathlib.Path(os.environ["RANK"]).write_text(str(os.getpid()))
+    return torch.nn.Linear(2, 3)
+
+def slow(logits, labels):
+    time.sleep(0.02)
+    return F.cross_entropy(logits, labels, reduction="none")
+
+def data(split):
+    return torch.utils.data.TensorDataset(torch.ones(6, 2), torch.arange(6) % 3)
+"""
+
+
+@pytest.mark.slow
+def test_processes_end_if_the_one_that_started_them_is_killed(tmp_path):
+    (tmp_path / "mine.py").write_text(PROGRAM)
+    torch.save(nn.Linear(2, 3).state_dict(), tmp_path / "net.pt")
+    words = "surface1d --ckpt net.pt --model mine:network --dataset mine:data --loss mine:slow --x=-1:1:20001 -o s.h5"
+    command = [sys.executable, "-m", "landscape", *words.split(), "--device", "cpu", "--processes", "2"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    starter = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    kept, end = tmp_path / "s.h5.partial", time.monotonic() + 120
+    while len(list(kept.glob("unit-*.h5"))) < 2 and starter.poll() is None and time.monotonic() < end:
+        time.sleep(0.05)
+    starter.kill()
+    try:
+        _, errors = starter.communicate(timeout=10)  # to the end of what is written, which comes when all have ended
+    except subprocess.TimeoutExpired:
+        for rank in "01":
+            os.kill(int((tmp_path / rank).read_text()), signal.SIGKILL)
+        raise
+    assert starter.returncode == -signal.SIGKILL, errors
+    assert {"0", "1"} <= {file.name for file in tmp_path.iterdir()}
+    assert len(Journal(tmp_path / "s.h5", None).done()) >= 2
+    assert "landscape: error: " in errors
