@@ -161,6 +161,13 @@ def divided(objective: Objective, folder: Path) -> None:
     with mock.patch.object(memory, "room", return_value=(8 + 12 // distributed.world()) * entry):  # all too few
         ls.spectrum(objective, steps=8, probes=2, trace="probes", trace_tol=0.9, **given, out=folder / "not-kept.h5")
     classes = CASES["mlp-tanh"].objective(partition="class")
+    fits = 9 if is_last() and distributed.world() > 1 else 90  # vectors: only one of two processes can compute a part
+    with mock.patch.object(memory, "room", return_value=fits * objective.layout.size * 8):
+        for some, name in ((classes, "only-some"), (objective, "only-some-of-one")):
+            options = {"steps": 5, "probes": 2, "trace": "probes", "trace_tol": 0.9, **given}
+            assert ls.estimate(ls.spectrum, some, **options).seconds > 0
+            assert ls.estimate(ls.spectrum, ls.hessian(some), steps=5, probes=2, memory_bytes=1).seconds > 0
+            ls.spectrum(some, **options, out=folder / f"{name}.h5")
     with mock.patch.object(memory, "room", return_value=few[0] * entry):
         ls.spectrum(
             classes, steps=5, probes=2, trace="probes", trace_tol=0.9, **given, out=folder / "divided-classes.h5"
@@ -263,7 +270,7 @@ def starve(folder: Path) -> list[str]:
             ls.sensitivity(objective, n=2, draws=1, out=folder / "starved.h5")
         except Exception as error:  # whatever it is, the test shows it
             heard.append(f"{type(error).__name__}: {error}")
-    with mock.patch.object(memory, "room", return_value=objective.layout.size * 8 * (9 if is_last() else 90)):
+    with mock.patch.object(memory, "room", return_value=objective.layout.size * 8 * (9 if is_last() else 10)):
         try:  # parts that would be dealt
             ls.spectrum(objective, steps=30, probes=1, cache_bytes=0, out=folder / "starved-parts.h5")
         except Exception as error:  # whatever it is, the test shows it

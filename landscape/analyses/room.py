@@ -2,7 +2,8 @@
 
 A part that is dealt to one process has its vectors there. If a Lanczos basis does not fit, the part takes up to four
 times as many products and loses vectors (curvature/bounded.py), or cannot be computed at all. If all processes compute
-the part together, they divide the vectors; so a part is shared if that is enough, whatever the times say.
+the part together, they divide the vectors; so a part is shared if that is enough, whatever the times say. Each of them
+needs some whole vectors; where a process has no room for these, the others compute the part, each by itself.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ from landscape.autodiff.distributed import ALONE, Team
 from landscape.curvature import places, probing
 from landscape.curvature.algebra import Operator
 from landscape.curvature.places import Room
+from landscape.objective import jobs
 from landscape.objective.objective import Objective
 
 
@@ -145,8 +147,8 @@ def too_large(
     rows: Callable[[str], int] = lambda name: 0,
     *,
     has_vectors: bool = True,
-) -> list[str]:
-    """Return the parts that all processes must compute together; all call this, as a team.
+) -> jobs.Large:
+    """Return the parts for whose vectors some processes have too little memory; all call this, as a team.
 
     Args:
         names: of the parts in question.
@@ -157,15 +159,20 @@ def too_large(
         has_vectors: the parts have vectors in any case, also if all rows are kept.
 
     Returns:
-        Some of the names, the same in all processes; see `needs_all`.
+        The parts that all must compute together, see `needs_all`; and those for which one has too little memory even
+        then, with the processes that can compute them by themselves, and in the best way.
 
     Raises:
-        InputError: on all processes, if too few vectors of a part fit into the memory of one of them, even together.
+        InputError: on all processes, if there is no such process.
     """
     team, entry, objective = distributed.team(), operator.size * operator.dtype.itemsize, operator.objective
     if objective is None:
-        return []
-    trial = operator.restrict([trial_of(sizes_of(operator.parts, objective), objective.batch_size)])
+        return jobs.Large()
+    sizes = sizes_of(names, objective)
+    if team.size > 1 and jobs.n_shared(sorted(sizes, reverse=True), team.size) == len(names):
+        trial = operator[names[int(np.argmax(sizes))]].shared()  # the first one that all compute
+    else:
+        trial = operator.restrict([trial_of(sizes_of(operator.parts, objective), objective.batch_size)])
     of_processes = team.gathered(torch.as_tensor(room.bytes(trial))[None]).numpy()
     free, process = of_processes.min(axis=0), int(of_processes[:, 0].argmin()) if team.size > 1 else None
 
@@ -176,11 +183,36 @@ def too_large(
     def beside(name: str, of: Team) -> int:
         return kept(name, of) + rows(name) // of.size
 
-    of_products = team.agreed(np.array([kept(name, team) for name in names]))
-    for name, keeps in zip(names, of_products, strict=True) if has_vectors else ():
+    of_some: dict[str, list[int]] = {}
+    of_products = team.agreed(np.array([(kept(name, team), kept(name, ALONE)) for name in names]))
+    for name, (keeps, alone) in zip(names, of_products, strict=True) if has_vectors else ():
         most = room_of(free - [keeps, 0], entry, team)  # without any row
         if options.way(most, operator.size) is Way.NONE:
-            probing.refuse_restart(operator, options.plan(most), part=name, process=process)
+            of_some[name] = _able(options, operator.size, entry, of_processes, (alone + rows(name), alone))
+            if not of_some[name]:
+                probing.refuse_restart(operator, options.plan(most), part=name, process=process)
 
     found = [needs_all(options, operator.size, entry, free, partial(beside, name), team) for name in names]
-    return [name for name, large in zip(names, team.agreed(np.array(found)), strict=True) if large]
+    is_large = team.agreed(np.array(found))
+    together = [name for name, large in zip(names, is_large, strict=True) if large and name not in of_some]
+    return jobs.Large(together, of_some)
+
+
+def _able(options: Options, size: int, entry: int, of_processes: np.ndarray, beside: Sequence[float]) -> list[int]:
+    """Return the processes that can compute a part by themselves, those in the best way of all.
+
+    Args:
+        options: of the spectrum.
+        size: D.
+        entry: bytes of one vector.
+        of_processes: bytes on the device and on the host of each process, (R, 2).
+        beside: bytes that a process needs on the device beside the part's vectors, then fewer that may be enough.
+
+    Returns:
+        Their numbers; none if no process can.
+    """
+    for n_bytes in beside:
+        ways = [options.way(room_of(own - [n_bytes, 0], entry, ALONE), size) for own in of_processes]
+        if max(ways) is not Way.NONE:
+            return [number for number, way in enumerate(ways) if way is max(ways)]
+    return []

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from landscape.analyses.options import Options
+from landscape.analyses.options import Options, Way
 from landscape.analyses.room import needs_all, room_of, sizes_of
 from landscape.autodiff import distributed
 from landscape.autodiff.costs import Known, Work
@@ -99,13 +99,17 @@ def costs_of_matrices(operator: Operator, options: Options, memory_bytes: int | 
 
 
 def _room_of_largest(own: Operator, options: Options, sizes: Sequence[int], memory_bytes: int | None) -> Room:
-    """Return the room for the largest part of an objective, which all processes compute together, or only one."""
+    """Return the room for the largest part of an objective, which all processes compute together, or one."""
     team, entry = distributed.team(), own.size * own.dtype.itemsize
-    free = team.least(np.array(places.free(own.device, memory_bytes)))
+    own_free = np.array(places.free(own.device, memory_bytes))
+    free, most = team.least(own_free), -team.least(-own_free)
 
     def beside(of: Team) -> int:
         return own.keeps // of.size
 
     is_shared = jobs.n_shared(sizes, team.size) > 0 or needs_all(options, own.size, entry, free, beside, team)
     of = team if is_shared else ALONE
-    return room_of(free - [beside(of), 0], entry, of)
+    room = room_of(free - [beside(of), 0], entry, of)
+    if options.way(room, own.size) is Way.NONE:  # only others have the memory, by themselves
+        return room_of(most - [beside(ALONE), 0], entry, ALONE)
+    return room

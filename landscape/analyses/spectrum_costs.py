@@ -11,8 +11,8 @@ from torch import Tensor
 
 from landscape.analyses import accuracy, pooled
 from landscape.analyses import samples as of_samples
-from landscape.analyses.options import Options, Trace, all_rows, sample_by_sample, trace_of, way_of_trace
-from landscape.analyses.room import is_ample, needs_all, rows_beside
+from landscape.analyses.options import Options, Trace, Way, all_rows, sample_by_sample, trace_of, way_of_trace
+from landscape.analyses.room import is_ample, needs_all, room_of, rows_beside
 from landscape.analyses.run_costs import Runs, runs_of
 from landscape.autodiff import distributed, memory
 from landscape.autodiff.costs import Work, sizes, warming
@@ -78,8 +78,9 @@ class SpectrumCosts:
         of_rows = of_samples.row_bytes(objective.device, cache_bytes, memory_bytes)
         own = np.array([*places.free(objective.device, memory_bytes), of_rows])
         with distributed.together():
-            least = distributed.team().least(own)
+            least, most = distributed.team().least(own), -distributed.team().least(-own)
         self.lack, self.row_bytes = (own - least)[:2], int(least[2])  # bytes that another process has less
+        self.gain = (most - own)[:2]  # and more
         self.all = pilot.mean_count(objective), max(map(len, objective.members))
         self.samples, self.most = (min(n, options.samples or n) for n in self.all)
         self.pieces = len(objective.partition)
@@ -238,10 +239,14 @@ class SpectrumCosts:
     def _lanczos(self) -> Runs:
         """The Lanczos runs of a part."""
         own = replace(self._timed, cached=self._timed.cached and self._keepable(self.team) <= self.cache_bytes)
-        on_device, on_host = (int(n) for n in self._free)
-        on_device -= self._kept_by_products(self.team) + self._n_rows * self.row
-        room = Room(on_device // self.vector, on_host // self.vector, self.team)
+        room = self._room(self._free, self.team)
+        if self.options.way(room, self.objective.layout.size) is Way.NONE:  # only others have the memory, by themselves
+            room = self._room(self._free + self.lack + self.gain, ALONE)
         return runs_of(own, self.options, room, self._of_ends, self._restarted)
+
+    def _room(self, free: np.ndarray, team: Team) -> Room:
+        rows = self._n_rows * team.largest(self.objective.layout.size) * self.objective.dtype.itemsize
+        return room_of(free - [self._kept_by_products(team) + rows, 0], self.vector, team)
 
     @cached_property
     def _after_product(self) -> int:

@@ -54,8 +54,8 @@ class Job(ABC):
         """Return the spectrum of a part; its products are kept in the file `work`, if there is one."""
 
     @abstractmethod
-    def too_large(self, names: Sequence[str]) -> list[str]:
-        """Return the parts that need the memory of all processes; for `jobs.run`."""
+    def too_large(self, names: Sequence[str]) -> jobs.Large:
+        """Return the parts for which some processes have too little memory; for `jobs.run`."""
 
     @abstractmethod
     def finish(self, found: Spectrum) -> Spectrum:
@@ -238,14 +238,14 @@ class _ObjectiveJob(Job):
         trial = trial_of(sizes, self.used.batch_size)
         return own if own.team.size > 1 or sizes[part] >= sizes[trial] else self.operator.restrict([trial])
 
-    def too_large(self, names: Sequence[str]) -> list[str]:
+    def too_large(self, names: Sequence[str]) -> jobs.Large:
         options, used, entry = self.options, self.used, self.used.layout.size * self.used.dtype.itemsize
         if options.method == "rows":
-            return []
+            return jobs.Large()
         row_bytes, complete = self.row_bytes * self.by_samples, all_rows(used, self.kind, options)
         has_vectors = not (row_bytes and complete and options.method == "auto")
         if not has_vectors and distributed.team().size == 1:
-            return []
+            return jobs.Large()
 
         def rows_of(name: str) -> int:
             n = len(used.members[self.objective.part(name)])
@@ -254,7 +254,7 @@ class _ObjectiveJob(Job):
         if self.subject.memory_bytes is None:  # else only a product shows how much is left
             free = distributed.team().least(np.array(places.free(used.device, None)))
             if is_ample(options, used.layout.size, entry, free, self.subject.cache_bytes + max(map(rows_of, names))):
-                return []
+                return jobs.Large()
         return too_large(names, self.operator, options, self.room, rows_of, has_vectors=has_vectors)
 
     def _per_sample(self, objective: Objective, part: int, report: Report | None = None) -> of_samples.Samples:
@@ -381,7 +381,7 @@ class _OperatorJob(Job):
         facts = _unknown() if self.objective is None else _facts(self.objective, name)
         return Spectrum(**found.fields, **facts, provenance=self.about | found.notes)
 
-    def too_large(self, names: Sequence[str]) -> list[str]:
+    def too_large(self, names: Sequence[str]) -> jobs.Large:
         return too_large(names, self.operator, self.options, self.room)
 
     def finish(self, found: Spectrum) -> Spectrum:

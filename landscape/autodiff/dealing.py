@@ -9,7 +9,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextvars import ContextVar
 from datetime import timedelta
 from pathlib import Path
@@ -33,15 +33,16 @@ SILENCE = timedelta(hours=2)
 _POLL = 0.05  # seconds between two checks of which ranks are done
 
 
-def deal(n: int, folder: Path) -> Iterator[int]:
+def deal(n: int, folder: Path, only: Mapping[int, Collection[int]] | None = None) -> Iterator[int]:
     """Draw indices from 0 to n - 1 so that each is drawn by exactly one rank, the next free one.
 
-    Every rank must call this with the same n, and draw to the end unless it fails. An index is finished when its rank
-    asks for the next one; the iterator ends when all ranks have finished all of theirs.
+    Every rank must call this with the same arguments, and draw to the end unless it fails. An index is finished when
+    its rank asks for the next one; the iterator ends when all ranks have finished all of theirs.
 
     Args:
         n: number of indices.
         folder: folder of the ranks' counter, a file `.landscape-next`; all ranks must have access to it.
+        only: indices that only some ranks draw, which draw these first, each with the numbers of its ranks.
 
     Yields:
         The next index that no rank has drawn.
@@ -60,10 +61,16 @@ def deal(n: int, folder: Path) -> Iterator[int]:
     store = dist.FileStore(str(counter), world())  # type: ignore[attr-defined]  # public, but not in torch's __all__
     beat = _Beat(store)
     token = _beat.set(beat)
+    only = only or {}
+    anyones = [index for index in range(n) if index not in only]
     try:
-        while (index := store.add("next", 1) - 1) < n:
+        for index, ranks in only.items():
+            if rank() in ranks and store.add(f"taken-{index}", 1) == 1:
+                beat()
+                yield index
+        while (drawn := store.add("next", 1) - 1) < len(anyones):
             beat()
-            yield index
+            yield anyones[drawn]
     finally:
         _beat.reset(token)
     beat.wait_for_all()

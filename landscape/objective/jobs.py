@@ -7,7 +7,8 @@ If an analysis states the costs of its units, the largest may be shared: all ran
 some of the samples. A unit that R ranks share is assumed to need 1 / (0.8 R) of its own time, because ranks wait for
 each other at every sum. Units are sorted by their costs; the k largest are shared and the others dealt, the largest
 first, with the k for which all units are done soonest. So a single large part is always shared, and many parts of
-similar size are dealt. Units that need the memory of all ranks are shared in any case.
+similar size are dealt. Units that need the memory of all ranks are shared in any case. Units for which some ranks have
+too little memory even then are dealt to the others.
 
 If memory runs out, a unit is computed again with half as many samples at a time; a shared one by all ranks, if memory
 runs out in one of them. The `batch_size` in the provenance is then the smaller number.
@@ -16,7 +17,7 @@ runs out in one of them. The `batch_size` in the provenance is then the smaller 
 import heapq
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, cast
@@ -36,6 +37,21 @@ Progress: TypeAlias = Callable[[float, int, str], None]
 
 Destination: TypeAlias = str | Path | Journal
 """The file for a result, or the journal of a larger run of which the result is a piece."""
+
+
+@dataclass(frozen=True)
+class Large:
+    """Units for which some ranks, each by itself, have too little memory."""
+
+    together: Collection[str] = ()  # that all ranks must compute together
+    of_some: Mapping[str, Collection[int]] = field(
+        default_factory=dict
+    )  # that only these ranks can compute, by themselves
+
+
+TooLarge: TypeAlias = Callable[[Sequence[str]], Large]
+"""Says for which of some units there is too little memory, or refuses what no rank has it for. All ranks call it
+together, or one that is alone; it returns the same on all."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -95,7 +111,7 @@ def run(
     progress: Progress | None = None,
     *,
     costs: Sequence[float] | None = None,
-    too_large: Callable[[Sequence[str]], Collection[str]] | None = None,
+    too_large: TooLarge | None = None,
 ) -> R:
     """Compute the units that are not finished and join them all.
 
@@ -110,9 +126,7 @@ def run(
         progress: called before each unit and at the end. With several ranks it counts the units that all have finished.
         costs: of the units, in any unit of measure; None if they cannot be shared. `compute` of a unit that can be
             shared asks `distributed.team` for its samples, and its sums are those of all ranks.
-        too_large: returns which of some units only all ranks together have the memory for, or refuses what none has it
-            for; called by all of them together, if some unit would be dealt, or by one rank that is alone, and returns
-            the same on all. None means that there are none.
+        too_large: of the units; None means that none is.
 
     Returns:
         One result with the parts of all units, in the order of `units`; on every rank the same.
@@ -128,7 +142,7 @@ def run(
     if journal is None:
         return _run_alone(units, compute, progress, too_large)
 
-    missing, n_shared = _in_order(units, journal, costs, too_large)
+    missing, n_shared, of_some = _in_order(units, journal, costs, too_large)
 
     def found(unit: str) -> R:
         report = _reporter(progress, sum(map(journal.has, units)), len(units), unit)
@@ -142,7 +156,8 @@ def run(
                     journal.write(unit, result)
         dealt = missing[n_shared:]
         with _owner_may_be_lost(journal):
-            for i in dealing.deal(len(dealt), journal.folder):
+            only = {dealt.index(unit): ranks for unit, ranks in of_some.items()}
+            for i in dealing.deal(len(dealt), journal.folder, only):
                 with _begun(dealt[i], journal):
                     journal.write(dealt[i], found(dealt[i]))
         if progress:
@@ -198,9 +213,12 @@ def _in_order(
     units: Sequence[str],
     journal: Journal,
     costs: Sequence[float] | None,
-    too_large: Callable[[Sequence[str]], Collection[str]] | None,
-) -> tuple[list[str], int]:
-    """Return the unfinished units, the same on all ranks, and the number of the first ones that are shared."""
+    too_large: TooLarge | None,
+) -> tuple[list[str], int, Mapping[str, Collection[int]]]:
+    """Return the unfinished units, the number of the first ones that are shared, and those that only some ranks draw.
+
+    All ranks return the same.
+    """
     finished = journal.done()
     with distributed.together():  # a file may be seen by one rank before the others
         is_missing = distributed.team().agreed(np.array([unit not in finished for unit in units]))
@@ -208,29 +226,29 @@ def _in_order(
     if missing and too_large is not None and distributed.world() == 1:
         memory.halving(partial(too_large, missing))
     if costs is None or distributed.world() == 1:
-        return missing, 0
+        return missing, 0, {}
     of_missing = {unit: cost for unit, cost in zip(units, costs, strict=True) if unit in missing}
-    order, n = shared_first(of_missing, (), distributed.world())
-    if n == len(order) or too_large is None:
-        return order, n
-    with distributed.together():
-        large = memory.halving(partial(too_large, missing))
-    return shared_first(of_missing, large, distributed.world())
+    large = Large()
+    if missing and too_large is not None:
+        with distributed.together():
+            large = memory.halving(partial(too_large, missing))
+    return *shared_first(of_missing, large, distributed.world()), large.of_some
 
 
-def shared_first(costs: Mapping[str, float], large: Collection[str], ranks: int) -> tuple[list[str], int]:
+def shared_first(costs: Mapping[str, float], large: Large, ranks: int) -> tuple[list[str], int]:
     """Return units in the order in which they are computed, and the number of the first ones that are shared.
 
     Args:
         costs: of the units, by their names.
-        large: units that are shared in any case.
+        large: units that are shared, or dealt, in any case.
         ranks: number of ranks.
 
     Returns:
         The names, and the number; see `n_shared`.
     """
-    order = sorted(costs, key=lambda unit: (unit not in large, -costs[unit]))
-    return order, len(large) + n_shared([costs[unit] for unit in order[len(large) :]], ranks)
+    order = sorted(costs, key=lambda unit: (unit in large.of_some, unit not in large.together, -costs[unit]))
+    n, of_rule = len(large.together), order[len(large.together) : len(order) - len(large.of_some)]
+    return order, n + n_shared([costs[unit] for unit in of_rule], ranks)
 
 
 def n_shared(costs: Sequence[float], ranks: int) -> int:
@@ -262,7 +280,7 @@ def _run_alone(
     units: Sequence[str],
     compute: Callable[[str, Callable[[float], None]], R],
     progress: Progress | None,
-    too_large: Callable[[Sequence[str]], Collection[str]] | None,
+    too_large: TooLarge | None,
 ) -> R:
     if distributed.world() > 1:
         raise InputError(f"{distributed.world()} processes share their work through a journal: give {arg('out')}")

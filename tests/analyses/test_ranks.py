@@ -20,6 +20,8 @@ NAMES = (
     "divided",
     "divided-ends",
     "divided-classes",
+    "only-some",
+    "only-some-of-one",
     "divided-sums",
     "divided-eigen",
     "not-kept",
@@ -210,11 +212,17 @@ def test_the_largest_parts_are_shared_where_all_are_done_sooner(costs, ranks, ex
 
 def test_parts_that_need_the_memory_of_all_are_shared_first():
     costs = {"a": 5, "b": 9, "c": 9, "d": 5}
-    assert jobs.shared_first(costs, (), 2) == (["b", "c", "a", "d"], 0)  # 14, less than 9 / 1.6 + 10
-    assert jobs.shared_first(costs, ["c"], 2) == (["c", "b", "a", "d"], 1)
-    assert jobs.shared_first(costs, ["d"], 2) == (["d", "b", "c", "a"], 1)
-    assert jobs.shared_first(costs, list(costs), 2)[1] == 4
-    assert jobs.shared_first({"a": 5}, ["a"], 2) == (["a"], 1)
+    assert jobs.shared_first(costs, jobs.Large(), 2) == (["b", "c", "a", "d"], 0)  # 14, less than 9 / 1.6 + 10
+    assert jobs.shared_first(costs, jobs.Large(["c"]), 2) == (["c", "b", "a", "d"], 1)
+    assert jobs.shared_first(costs, jobs.Large(["d"]), 2) == (["d", "b", "c", "a"], 1)
+    assert jobs.shared_first(costs, jobs.Large(list(costs)), 2)[1] == 4
+    assert jobs.shared_first({"a": 5}, jobs.Large(["a"]), 2) == (["a"], 1)
+
+
+def test_parts_that_only_some_processes_have_the_memory_for_are_not_shared():
+    costs = {"a": 5, "b": 9, "c": 9, "d": 5}
+    assert jobs.shared_first(costs, jobs.Large(["d"], {"b": [0]}), 2) == (["d", "c", "a", "b"], 3)
+    assert jobs.shared_first({"a": 5}, jobs.Large(of_some={"a": [1]}), 2) == (["a"], 0)
 
 
 def test_shares_are_all_and_differ_by_one_at_most():

@@ -148,11 +148,12 @@ def merge_late(journal, units):
     return merge(journal, units)
 
 distributed.start()
+some = {"costs": [1] * 4, "too_large": lambda units: jobs.Large(["a"], {"b": [1], "e": [0]})}
 if not distributed.is_main():  # the owner must not remove the journal before the others have read it
     merge, jobs.Journal.merge = jobs.Journal.merge, merge_late
 with jobs.open_journal(f"{folder}/out.h5", {"steps": 3}) as journal:
     try:
-        result = jobs.run(["b", "a", "c/d", "e"], compute, journal)
+        result = jobs.run(["b", "a", "c/d", "e"], compute, journal, **some if ending == "some" else {})
     except KeyboardInterrupt as error:
         sys.exit(str(error))
     journal.finish(result)
@@ -200,6 +201,14 @@ def test_two_ranks_compute_each_unit_once_and_the_free_one_takes_more(tmp_path):
     assert [unit for rank, unit in lines if rank == slow] == ["b"]
     assert load(tmp_path / "out.h5").parts == UNITS
     assert sorted(p.name for p in tmp_path.iterdir()) == ["log", "out.h5"]
+
+
+def test_units_that_only_some_ranks_have_the_memory_for_are_dealt_to_these(tmp_path):
+    for code, output, errors in ranks(tmp_path, "some"):
+        assert (code, output) == (0, "b,a,c/d,e"), errors
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert [sorted(line for line in lines if line[2:] == unit) for unit in "bae"] == [["1 b"], ["0 a", "1 a"], ["0 e"]]
+    assert len(lines) == 6  # a single unit that any can compute is shared
 
 
 def test_an_interrupted_main_rank_leaves_the_folder_to_the_others(tmp_path):
