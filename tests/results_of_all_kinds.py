@@ -7,7 +7,18 @@ from made import THREE, features, gradients, history
 from surfaces import grid, paraboloid, plane_of_two, surface, three_classes, three_lines
 from synthetic import classes
 
-from landscape.results import Distances, Overlap, Pilots, Points, RowProducts, Sensitivity, Sharpness, Trajectory
+from landscape.results import (
+    Displacements,
+    Distances,
+    Overlap,
+    Pilots,
+    Points,
+    RowProducts,
+    Sensitivity,
+    Sharpness,
+    Trajectory,
+    Tuned,
+)
 from landscape.results.regroup import regroup
 from landscape.results.series import joined, of_one
 
@@ -129,6 +140,14 @@ def pieces():
         "rows.h5": RowProducts(parts=PARTS, gram=np.eye(2), **rows),
         "pilots.h5": Pilots(parts=PARTS[:1], sample_index=index, factor=factor, uncertainty=np.full(1, 0.3)),
         "plane.h5": plane_of_two(),
+        "tuned.h5": Tuned(points=PARTS[:2], theta=np.ones((2, 5)), buffers=np.ones((2, 3))),
+        "displacements.h5": Displacements(
+            measures=("fisher", "barrier"),
+            begin=np.array([0, 1]),
+            end=np.array([1, 0]),
+            size=np.ones((2, 3)),
+            size_stderr=np.ones((2, 3)) / 9,
+        ),
         "overlap.h5": Overlap(parts=PARTS, matrices=PARTS[:2], trace=np.ones((2, 3)), along_gradient=np.ones((2, 3))),
     }
 

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 import landscape as ls
-from landscape.analyses import eigenvectors
+from landscape.analyses import convergence, eigenvectors
+from landscape.analyses.convergence import Tuning
 from landscape.analyses.distances import Run
 from landscape.autodiff import dealing, distributed, memory
 from landscape.curvature import products
@@ -59,6 +60,7 @@ def results(folder: Path, *, few: bool = False) -> None:
     ls.distances(
         classes, [run], source="test", over="all", barrier_points=2, curvature=True, out=folder / "distances.h5"
     )
+    after_training_on_parts(classes, folder)
     ls.sensitivity(classes, of="0", n=1, draws=1, out=folder / "sensitivity.h5")
     along_training(classes, folder)
     fewer_than_processes(objective(partition=ONE), folder)
@@ -199,6 +201,20 @@ def along_training(objective: Objective, folder: Path) -> None:
     assert found[0] is None
     assert (found[1] is None) != distributed.is_main()
     distributed.barrier()
+
+
+def after_training_on_parts(objective: Objective, folder: Path) -> None:
+    """Compute the distances of points that are trained first; all processes end after that, and go on."""
+    start = points.origin(objective)
+    tuned = {part: Tuning(start=objective, part=part, epochs=2, lr=0.05) for part in objective.partition.names}
+    run = Run(name="run", points={"start": (start, 0.0)}, start=start, tuned=tuned)
+    given = {"source": "test", "over": "all", "barrier_points": 2, "out": folder / "tuned.h5"}
+    try:
+        ls.distances(objective, [run], **given, settled=mock.Mock(side_effect=InterruptedError))
+    except InterruptedError:
+        distributed.barrier()
+    with mock.patch.object(convergence, "finetuned", side_effect=AssertionError):  # no part is trained on again
+        ls.distances(objective, [run], **given)
 
 
 def path(objective: Objective) -> dict[str, tuple[Point, float]]:

@@ -4,10 +4,14 @@ There are two sources. A run of group-wise knowledge preservation stores, for ea
 which the features of the class were best; the point of a group is the mean of the points of its classes (equation 3 of
 "Reframing Long-Tailed Learning via Loss Landscape Geometry", CVPR 2026). Or the network is trained further on one part
 alone, from a common start; batch norm keeps the running statistics of the start, so that L_p is one fixed function.
+`distances` does these trainings by itself if a run has them as `Tuning`: processes divide them, and finished ones are
+kept.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -152,14 +156,11 @@ def finetuned(
         InputError: a number out of its range.
         NumericalError: the loss or a weight is no longer finite, or the loss is higher than at the start.
     """
-    if epochs < 1 or batch_size < 1:
-        raise InputError(f"{arg('epochs')} and its batches must be at least 1, got {epochs} and {batch_size}")
-    if not (0 < lr < np.inf and 0 <= momentum < 1):
-        raise InputError(f"{arg('lr')} must be positive and the momentum between 0 and 1, got {lr:g} and {momentum:g}")
+    own = Tuning(start=objective, part=part, epochs=epochs, lr=lr, momentum=momentum, batch_size=batch_size, seed=seed)
     objective = objective.undrawn  # training uses all samples
     p = objective.part(part)
     members = objective.members[p]
-    if costs.noted(lambda: _costs(objective, epochs * -(-len(members) // batch_size), min(batch_size, len(members)))):
+    if costs.noted(own.plan):
         return points.origin(objective)
     begun = points.mean_loss(objective, objective.theta, p)
     theta = points.origin(objective).theta.clone()
@@ -192,12 +193,51 @@ def finetuned(
     return Point(theta.detach(), points.origin(objective).buffers)
 
 
-def _costs(objective: Objective, steps: int, batch: int) -> costs.Known:
-    """Return the cost of a number of training steps."""
-    what, halve = "steps of the training on parts", arg("finetune")
-    prepare = pilot.gradient(objective)
-    work = costs.Work(what=what, prepare=prepare, times=steps, samples=batch, batch=batch, halve=halve, divided=False)
-    return costs.Known(works=(work,), keeps=6 * objective.layout.size * objective.dtype.itemsize)
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Tuning:
+    """A convergence point that is computed later, by `finetuned`, whose arguments these are."""
+
+    start: Objective
+    part: str
+    epochs: int
+    lr: float = 0.01
+    momentum: float = 0.9
+    batch_size: int = 128
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raise InputError for a number out of its range."""
+        if self.epochs < 1 or self.batch_size < 1:
+            numbers = f"{self.epochs} and {self.batch_size}"
+            raise InputError(f"{arg('epochs')} and its batches must be at least 1, got {numbers}")
+        if not (0 < self.lr < np.inf and 0 <= self.momentum < 1):
+            numbers = f"{self.lr:g} and {self.momentum:g}"
+            raise InputError(f"{arg('lr')} must be positive and the momentum between 0 and 1, got {numbers}")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """All arguments but the first."""
+        return {name: value for name, value in vars(self).items() if name != "start"}
+
+    def point(self, report: Callable[[float], None]) -> Point:
+        """Compute the point; `report` is as for `finetuned`."""
+        return finetuned(self.start, **self.options, report=report)
+
+    def plan(self, *, divided: bool = False) -> costs.Known:
+        """Return the cost; `divided` says whether processes divide it with that of other points."""
+        objective = self.start.undrawn
+        n = len(objective.members[objective.part(self.part)])
+        batch = min(self.batch_size, n)
+        work = costs.Work(
+            what="steps of the training on parts",
+            prepare=pilot.gradient(objective),
+            times=self.epochs * -(-n // self.batch_size),
+            samples=batch,
+            batch=batch,
+            halve=arg("finetune"),
+            divided=divided,
+        )
+        return costs.Known(works=(work,), keeps=6 * objective.layout.size * objective.dtype.itemsize)
 
 
 def state_of(objective: Objective, point: Point) -> Mapping[str, Tensor]:

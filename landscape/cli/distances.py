@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,9 @@ import numpy as np
 
 from landscape.analyses import convergence
 from landscape.analyses import distances as analysis
-from landscape.analyses.convergence import finetuned, from_bank
+from landscape.analyses.convergence import Tuning, from_bank
 from landscape.analyses.distances import OVER, Over, Run
-from landscape.autodiff import costs, distributed
+from landscape.autodiff import distributed
 from landscape.cli.analysis import checkpoint, numbers, output, parts, samples
 from landscape.cli.begin import begin, result_path
 from landscape.cli.console import Console
@@ -25,7 +25,6 @@ from landscape.errors import InputError, StoreError
 from landscape.networks import checkpoints
 from landscape.objective import points, snapshots
 from landscape.objective.batch_norm import DEFAULT, BatchNorm
-from landscape.objective.jobs import Progress
 from landscape.objective.objective import Objective
 from landscape.objective.points import Point
 from landscape.objective.runs import checkpoint_list
@@ -137,7 +136,7 @@ def distances(
     Raises:
         InputError: options that contradict each other, or convergence points that are not available.
     """
-    tuning = None if finetune is None else Tuning(epochs=finetune, lr=finetune_lr, only=only, seed=seed)
+    tuning = None if finetune is None else Finetuning(epochs=finetune, lr=finetune_lr, only=only, seed=seed)
     if tuning is None:
         refuse_typed(("only", "finetune_lr"), "needs --finetune: a memory bank has the points of all parts")
     if tuning is not None and along:
@@ -168,13 +167,15 @@ def distances(
         for word in (ckpt, *also_run):
             if tuning is None:
                 runs.append(_banked(objective, word, others, along, reading))
-                continue
-            start = objective if word == ckpt else _at(objective, word, reading)
-            with console.progress() as progress:
-                runs.append(tuning.run(_name(word), start, others, progress))
-        # Before the result, with which the command is done; if only the costs are wanted, there are no points.
-        if points_folder is not None and not costs.wanted() and distributed.is_main():
-            _write(Path(points_folder), path, objective, file, runs[0], reading)
+            else:
+                start = objective if word == ckpt else _at(objective, word, reading)
+                runs.append(tuning.run(_name(word), start, others))
+
+        def write(settled: Sequence[Run]) -> None:
+            """Write the points before the result, with which the command is done."""
+            if points_folder is not None and distributed.is_main():
+                _write(Path(points_folder), path, objective, file, settled[0], reading)
+
         with console.progress() as progress:
             result = analysis.distances(
                 objective,
@@ -190,6 +191,7 @@ def distances(
                 out=path,
                 overwrite=overwrite,
                 progress=progress,
+                settled=write,
             )
         if not distributed.is_main():
             return
@@ -199,7 +201,7 @@ def distances(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tuning:
+class Finetuning:
     """How convergence points are computed from a checkpoint: by training on each part alone."""
 
     epochs: int
@@ -212,26 +214,23 @@ class Tuning:
         """The origin of the points in words."""
         return f"{self.epochs} epochs on the part alone, lr {self.lr:g}"
 
-    def run(self, name: str, start: Objective, others: Mapping[str, tuple[Point, float]], progress: Progress) -> Run:
-        """Compute the points of a run.
+    def run(self, name: str, start: Objective, others: Mapping[str, tuple[Point, float]]) -> Run:
+        """Return a run, whose points are yet to be computed.
 
         Args:
             name: of the run.
             start: the objective at the checkpoint from which the training starts.
             others: further points with their epochs, by their names.
-            progress: called with (parts done, all parts, text).
 
         Returns:
             The run.
         """
-        parts = self._parts(start)
-        found: dict[str, tuple[Point, float]] = {}
-        for i, part in enumerate(parts):
-            progress(i, len(parts), f"training on {part}")
-            found[part] = (finetuned(start, part, epochs=self.epochs, lr=self.lr, seed=self.seed), math.nan)
+        tuned = {
+            part: Tuning(start=start, part=part, epochs=self.epochs, lr=self.lr, seed=self.seed)
+            for part in self._parts(start)
+        }
         begun = points.origin(start)
-        named = {**found, _free(start, _START): (begun, math.nan), **others}
-        return Run(name=name, points=named, start=begun, computed=tuple(found))
+        return Run(name=name, points={_free(start, _START): (begun, math.nan), **others}, start=begun, tuned=tuned)
 
     def _parts(self, objective: Objective) -> list[str]:
         names = objective.partition.names

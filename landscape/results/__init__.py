@@ -12,7 +12,7 @@ results; `foreign/` reads and writes files of other programs. The room imports n
 from typing import TypeVar
 
 from landscape.results.base import Result
-from landscape.results.distances import Distances
+from landscape.results.distances import Displacements, Distances, Tuned
 from landscape.results.features import Features
 from landscape.results.gradients import Gradients
 from landscape.results.history import History
@@ -23,8 +23,9 @@ from landscape.results.spectrum import Overlap, Pilots, RowProducts, Spectrum, T
 from landscape.results.surface import Plane, Points, Surface, Trajectory
 
 __all__ = [
-    "KINDS", "Distances", "Features", "Gradients", "History", "Overlap", "Pilots", "Plane", "Points", "R", "Result",
-    "RowProducts", "Sensitivity", "Series", "Sharpness", "Spectrum", "Surface", "Traces", "Trajectory",
+    "KINDS", "Displacements", "Distances", "Features", "Gradients", "History", "Overlap", "Pilots", "Plane", "Points",
+    "R", "Result", "RowProducts", "Sensitivity", "Series", "Sharpness", "Spectrum", "Surface", "Traces", "Trajectory",
+    "Tuned",
 ]  # fmt: skip
 
 R = TypeVar("R", bound=Result)
@@ -43,6 +44,8 @@ _ALL: tuple[type[Result], ...] = (
     Sharpness,
     Sensitivity,
     Distances,
+    Tuned,
+    Displacements,
     Gradients,
     Features,
     *SERIES.values(),

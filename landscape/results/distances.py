@@ -81,3 +81,31 @@ class Distances(Result):
     source: str = scalar(doc="memory bank or fine-tuning")
     parameters: str = scalar(doc="which parameters distances are over")
     size: int = scalar(unit="parameters", doc="number of these parameters")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Tuned(Result):
+    """The convergence points that a run has computed, or that it has been given and goes on with."""
+
+    kind: ClassVar[str] = "tuned"
+    version: ClassVar[int] = 1
+    along: ClassVar[str] = "point"
+
+    points: tuple[str, ...] = array("point", doc="names of the points, and of their runs if there are several")
+    theta: Floats = array("point", "parameter", doc="the parameters")
+    buffers: Floats = array("point", "buffer", doc="the floating-point buffers, such as running statistics")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Displacements(Result):
+    """Sizes of some displacements between points, from which `Distances` are made."""
+
+    kind: ClassVar[str] = "displacements"
+    version: ClassVar[int] = 1
+    along: ClassVar[str] = "displacement"
+
+    measures: tuple[str, ...] = array("displacement", doc="what each size is: fisher, hessian_rise or barrier")
+    begin: Counts = array("displacement", doc="number of the point from which the displacement leads, over all runs")
+    end: Counts = array("displacement", doc="number of the point to which it leads")
+    size: Floats = array("displacement", "entry", doc="the size; for a barrier, that of each part")
+    size_stderr: Floats = array("displacement", "entry", doc="its standard error over samples")

@@ -33,6 +33,7 @@ NAMES = (
     "plane",
     "trajectory",
     "distances",
+    "tuned",
     "sensitivity",
     "series",
     "monitor",
