@@ -104,6 +104,7 @@ def halving(compute: Callable[[], T]) -> T:
         return compute()
     team = distributed.team()
     agree()
+    before = _most.get(), _fewest.get()
     while True:
         _taken.set(0)
         token = _within.set(True)
@@ -124,6 +125,8 @@ def halving(compute: Callable[[], T]) -> T:
             team.scarce()
             left = _least(team, -(-_taken.get() // 2) if _taken.get() > 1 else 0)
             if not left:
+                _most.set(before[0])  # fewer samples do not help: another computation may take as many as before
+                _fewest.set(before[1])
                 raise
         finally:
             _within.reset(token)

@@ -11,10 +11,12 @@ similar size are dealt. Units that need the memory of all ranks are shared in an
 too little memory even then are dealt to the others.
 
 If memory runs out, a unit is computed again with half as many samples at a time; a shared one by all ranks, if memory
-runs out in one of them. The `batch_size` in the provenance is then the smaller number.
+runs out in one of them. The `batch_size` in the provenance is then the smaller number. If a rank has no memory for the
+fewest samples of a unit that was dealt to it, that unit is dealt again, to the other ranks.
 """
 
 import heapq
+import logging
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -23,14 +25,17 @@ from pathlib import Path
 from typing import Any, TypeAlias, cast
 
 import numpy as np
+import torch
 
 from landscape.autodiff import dealing, devices, distributed, memory
 from landscape.autodiff.costs import Plan, refuse_undeclared, wanted
 from landscape.autodiff.costs import declare as costs_declared
-from landscape.errors import InputError, StoreError, arg
-from landscape.results import R, store
+from landscape.errors import InputError, StoreError, arg, is_of_memory, one_line
+from landscape.results import R, Result, store
 from landscape.results.axes import concatenate
 from landscape.results.journal import Journal
+
+log = logging.getLogger(__name__)
 
 Progress: TypeAlias = Callable[[float, int, str], None]
 """Called with the number of finished units (with fractions), the number of all units, and the current unit or ""."""
@@ -154,12 +159,8 @@ def run(
                 result = found(unit)
                 if distributed.is_main():
                     journal.write(unit, result)
-        dealt = missing[n_shared:]
         with _owner_may_be_lost(journal):
-            only = {dealt.index(unit): ranks for unit, ranks in of_some.items()}
-            for i in dealing.deal(len(dealt), journal.folder, only):
-                with _begun(dealt[i], journal):
-                    journal.write(dealt[i], found(dealt[i]))
+            _deal(missing[n_shared:], of_some, journal, found)
         if progress:
             progress(len(units), len(units), "")
         result = cast(R, journal.merge(units))
@@ -172,6 +173,47 @@ def run(
         advice = again if any_kept or journal.in_work() else "nothing is kept"
         raise Interrupted(f"interrupted: {kept} of {len(units)} units are finished; {advice}") from error
     return result
+
+
+def _deal(
+    units: Sequence[str], of_some: Mapping[str, Collection[int]], journal: Journal, found: Callable[[str], Result]
+) -> None:
+    """Deal units to the ranks, and those for which memory has run out in a rank to the others, until all are stored.
+
+    All ranks leave together, also if there is no unit.
+
+    Args:
+        units: their names, the same on all ranks.
+        of_some: those that only some ranks draw, with the numbers of these.
+        journal: stores their results.
+        found: computes the result of a unit.
+
+    Raises:
+        RankError: another rank has failed; also if memory has run out in all ranks for a unit, and in that one last.
+    """
+    able = {unit: set(of_some.get(unit, range(distributed.world()))) for unit in units}
+    while True:
+        only = {i: able[unit] for i, unit in enumerate(units) if len(able[unit]) < distributed.world()}
+        scarce: set[str] = set()  # units for which this rank has no memory
+        for i in dealing.deal(len(units), journal.folder, only):
+            with _begun(units[i], journal):
+                try:
+                    result = found(units[i])
+                except Exception as error:
+                    if len(able[units[i]]) == 1 or not is_of_memory(error):
+                        raise
+                    scarce.add(units[i])
+                    log.warning("%s: memory has run out, another process computes it: %s", units[i], one_line(error))
+                    continue
+                journal.write(units[i], result)
+        if units:
+            with distributed.together():
+                of_ranks = distributed.team().gathered(torch.tensor([[unit in scarce for unit in units]])).numpy()
+            for unit, failed in zip(units, of_ranks.T, strict=True):
+                able[unit] -= set(np.flatnonzero(failed).tolist())
+            units = [unit for unit, failed in zip(units, of_ranks.T, strict=True) if failed.any()]
+        if not units:
+            return
 
 
 @contextmanager

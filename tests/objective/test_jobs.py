@@ -133,6 +133,9 @@ def compute(unit, report):
     if unit == "c/d" and ending == "wait":
         print("waiting", flush=True)
         time.sleep(60)
+    if unit == "b" and (ending == "starve" or (ending == "scarce" and not os.path.exists(f"{folder}/failed"))):
+        open(f"{folder}/failed", "w").close()
+        raise MemoryError("no memory for b")
     if ending == "leave":  # the main rank is interrupted at its first unit, the other finishes its own after that
         print("waiting", flush=True)
         time.sleep(60 if distributed.is_main() else 0)
@@ -209,6 +212,28 @@ def test_units_that_only_some_ranks_have_the_memory_for_are_dealt_to_these(tmp_p
     lines = (tmp_path / "log").read_text().splitlines()
     assert [sorted(line for line in lines if line[2:] == unit) for unit in "bae"] == [["1 b"], ["0 a", "1 a"], ["0 e"]]
     assert len(lines) == 6  # a single unit that any can compute is shared
+
+
+def test_a_unit_for_which_a_rank_has_no_memory_is_computed_by_another(tmp_path):
+    for code, output, errors in ranks(tmp_path, "scarce"):
+        assert (code, output) == (0, "b,a,c/d,e"), errors
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert sorted(line for line in lines if line[2:] == "b") == ["0 b", "1 b"]
+    assert len(lines) == 5
+    assert load(tmp_path / "out.h5").parts == UNITS
+
+
+def test_a_unit_for_which_no_rank_has_memory_ends_all_and_the_others_are_kept(tmp_path):
+    said = ranks(tmp_path, "starve")
+    assert [code for code, _, _ in said] == [1, 1]
+    assert sorted(errors.splitlines()[-1].partition(":")[0] for _, _, errors in said) == [
+        "MemoryError",
+        f"{RankError.__module__}.{RankError.__name__}",
+    ]
+    compute = Compute()
+    with jobs.open_journal(tmp_path / "out.h5", {"steps": 3}) as journal:
+        journal.finish(jobs.run(UNITS, compute, journal))
+    assert compute.asked == ["b"]
 
 
 def test_an_interrupted_main_rank_leaves_the_folder_to_the_others(tmp_path):

@@ -58,6 +58,22 @@ def watched(o):
     return monitor.series
 
 
+def test_after_what_fits_in_no_way_others_take_as_many_samples_as_before():
+    subject, tried = objective(100), []
+
+    def in_vain():
+        tried.append(subject.batch_size)
+        raise MemoryError
+
+    def both():
+        with pytest.raises(MemoryError):
+            memory.halving(in_vain)
+        return subject.batch_size
+
+    assert contextvars.copy_context().run(both) == 8
+    assert tried == [8, 4, 2, 1]
+
+
 @pytest.mark.parametrize("analysis", ANALYSES.values(), ids=ANALYSES)
 def test_numbers_are_those_of_enough_memory(analysis, caplog):
     expected, hungry = analysis(objective(100)), objective(4)
