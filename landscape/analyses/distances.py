@@ -432,9 +432,9 @@ def _costs(
         what = "second derivatives at points towards the others"
         works.append(costs.Work(what=what, prepare=rises, halve=arg("curvature", False), **at_points))
     keeps = (2 * n + 4) * 8 * size
-    return costs.Known(
-        works=works, keeps=keeps, disk=2**16 + 2 * 8 * len(runs) * n * (n + 2) * len(objective.partition)
-    )
+    stored = sum(len(run.tuned) + len(run.computed) for run in runs) * 8 * size  # until the result is written
+    disk = 2**16 + 2 * 8 * len(runs) * n * (n + 2) * len(objective.partition) + stored
+    return costs.Known(works=works, keeps=keeps, disk=disk)
 
 
 def _per_point(objective: Objective, run: Run) -> int:
