@@ -340,7 +340,9 @@ class _Measured:
             units[self._unit(f"from {self._name(i)!r} to {self._name(j)!r}", i)] = partial(self._segment, i, j)
 
         found = jobs.run(list(units), lambda unit, report: units[unit](report), self.journal, given.progress)
-        filled = {name + end: np.full((runs, n, n), np.nan) for name in measures for end in ("", "_stderr")}
+        filled: dict[str, np.ndarray] = {
+            name + end: np.full((runs, n, n), np.nan) for name in measures for end in ("", "_stderr")
+        }
         none = np.full((runs, n, n, n_parts), 0.0 if given.barrier_points else np.nan)
         filled |= {"barrier": none, "barrier_stderr": none.copy()}
         for name, a, b, *both in zip(
