@@ -436,15 +436,12 @@ def unmeasured(objective: Objective) -> Spectrum:
         name: np.full(n, np.nan)
         for name in ("lambda_max", "lambda_max_residual", "lambda_min", "lambda_min_residual", "trace", "trace_stderr")
     }
-    evaluation = objective.evaluation
     return Spectrum(
         parts=objective.partition.names,
         n_samples=objective.counts,
         train_counts=objective.trained,
         n_used=objective.counts,
-        loss=evaluation.loss,
-        accuracy=evaluation.accuracy,
-        **(nothing | evaluation.predicted()),
+        **(nothing | objective.evaluation.fields()),
         converged=np.zeros(n, dtype=bool),
         ritz_values=np.full((n, 1), np.nan),
         ritz_residuals=np.full((n, 1), np.nan),

@@ -308,9 +308,7 @@ def _facts(objective: Objective, name: str) -> dict[str, Any]:
         "n_samples": np.array([objective.population[part]]),
         "n_used": np.array([len(objective.members[part])]),
         "train_counts": objective.trained[[part]],
-        "loss": evaluation.loss[[part]],
-        "accuracy": None if evaluation.accuracy is None else evaluation.accuracy[[part]],
-        **evaluation.predicted(part),
+        **evaluation.fields(part),
     }
 
 

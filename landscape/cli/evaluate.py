@@ -44,11 +44,11 @@ def evaluate(*, ckpt: str, as_json: bool, **given: Any) -> None:
 def _rows(found: Evaluation) -> list[dict[str, Any]]:
     """Return the numbers of each part and, at last, of the samples of all parts together."""
     counts, shares = np.append(found.counts, found.counts.sum()), found.counts / found.counts.sum()
-    loss, square = (np.append(values, shares @ values) for values in (found.loss, found.square))
+    loss = np.append(found.loss, shares @ found.loss)
+    errors = np.append(found.loss_stderr, inference.joined_stderr(found.loss, found.loss_stderr, found.counts, shares))
     rows: list[dict[str, Any]] = []
     for p, (part, n) in enumerate(zip((*found.parts, "all parts"), counts.tolist(), strict=True)):
-        row: dict[str, Any] = {"part": part, "samples": n, "loss": loss[p]}
-        row["loss_stderr"] = inference.mean_stderr(loss[p], square[p], n)
+        row: dict[str, Any] = {"part": part, "samples": n, "loss": loss[p], "loss_stderr": errors[p]}
         if found.accuracy is not None:
             row["accuracy"] = np.append(found.accuracy, shares @ found.accuracy)[p]
             row["accuracy_stderr"] = inference.share_stderr(row["accuracy"], n)

@@ -17,7 +17,7 @@ from landscape.objective.objective import Objective
 from landscape.objective.runs import checkpoint_list
 from landscape.results import Gradients, columns
 from landscape.results.gradients import CLEAR
-from landscape.results.written import few, with_error
+from landscape.results.written import few, percent, with_error
 
 GRADIENTS = cloup.option_group(
     "Gradients",
@@ -215,7 +215,7 @@ def _percent(share: float, error: float) -> str:
     """Return the text of a share, in percent, with its error; a dash if it is not defined."""
     if math.isnan(share):
         return "-"
-    return f"{100 * share:.1f}" + ("" if error == 0 else f" ± {100 * error:.1g}" if error > 0 else " ± ?")
+    return f"{100 * share:.1f}" + ("" if error == 0 else f" ± {percent(error)}" if error > 0 else " ± ?")
 
 
 def _ends(found: Gradients) -> list[int]:

@@ -284,10 +284,10 @@ ANGLE_TITLE = "smallest angle between the spaces of two parts' sharpest directio
 GRADIENT_TITLE = "column's curvature along the row's gradient; at most the column's lambda_max"
 
 DOCUMENT_NAMES = [
-    "n_samples", "n_used", "loss", "accuracy", *FIELDS, "lambda_max", "lambda_max_residual", "converged", "lambda_min",
-    "lambda_min_residual", "trace", "trace_stderr", "trace_sampling_stderr", "lambda_max_sampling_stderr",
-    "lambda_max_crossfit", "lambda_max_crossfit_stderr", "uncertainty", "ritz_values", "ritz_residuals",
-    "ritz_sampling_stderr", "negative_mass", "negative_mass_stderr",
+    "n_samples", "n_used", "loss", "loss_stderr", "accuracy", "accuracy_stderr", *FIELDS, "lambda_max",
+    "lambda_max_residual", "converged", "lambda_min", "lambda_min_residual", "trace", "trace_stderr",
+    "trace_sampling_stderr", "lambda_max_sampling_stderr", "lambda_max_crossfit", "lambda_max_crossfit_stderr",
+    "uncertainty", "ritz_values", "ritz_residuals", "ritz_sampling_stderr", "negative_mass", "negative_mass_stderr",
     "negative_curvature", "negative_curvature_stderr", "saddle_ratio", "saddle_ratio_stderr", "largest_at_most",
     "smallest_at_least", "lambda_max_error", "trace_error", "beyond_max", "beyond_max_error", "beyond_min",
     "beyond_min_error",

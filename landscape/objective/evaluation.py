@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from landscape.errors import NumericalError
 from landscape.networks import losses as losses_of
 from landscape.networks.models import failures_named
 from landscape.networks.overflow import LARGEST
-from landscape.objective import contract
+from landscape.objective import contract, weighing
 from landscape.objective.weighing import weighed
 from landscape.results import inference
 from landscape.results.measures import Measure
@@ -33,8 +33,9 @@ class Evaluation:
     parts: tuple[str, ...]
     counts: np.ndarray  # (P,)
     loss: np.ndarray  # (P,) mean over the part's samples
-    square: np.ndarray  # (P,) mean of the squared losses; of weighted ones for draws
+    loss_stderr: np.ndarray  # (P,) its standard error over samples; nan for one sample
     accuracy: np.ndarray | None  # (P,) fraction predicted correctly; None where that has no meaning
+    accuracy_stderr: np.ndarray | None  # (P,) its standard error over samples, likewise
     sums: Mapping[Measure, np.ndarray]  # (P, 2) what the task's measures are made of
     errors: Mapping[Measure, np.ndarray]  # (P + 1,) standard errors of the measures over samples, at last of all parts
     uncertainty: tuple[np.ndarray, ...] | None  # tr M of each sample, part by part, where the logits give it at once
@@ -53,6 +54,19 @@ class Evaluation:
     def whole(self) -> dict[str, float]:
         """The same over the samples of all parts together."""
         return {measure.name: float(measure.value(sums.sum(axis=0))) for measure, sums in self.sums.items()}
+
+    def fields(self, part: int | None = None) -> dict[str, Any]:
+        """Return losses, accuracies and measures, with their errors, as fields of a result.
+
+        Args:
+            part: the position of the only one that is meant; None for all.
+
+        Returns:
+            "loss" and "accuracy", their errors, and what `predicted` returns.
+        """
+        chosen = slice(None) if part is None else slice(part, part + 1)
+        known = {name: getattr(self, name) for name in ("loss", "loss_stderr", "accuracy", "accuracy_stderr")}
+        return {n: None if v is None else v[chosen] for n, v in known.items()} | self.predicted(part)
 
     def predicted(self, part: int | None = None) -> dict[str, np.ndarray]:
         """Return the measures and their numbers of units as fields of a result.
@@ -89,18 +103,21 @@ def evaluate(objective: "Objective", progress: Progress | None = None) -> Evalua
         NumericalError: a loss is not finite.
     """
     names, counts, stands_for = objective.partition.names, objective.counts, objective.population / objective.counts
-    (loss, square, correct), of_measures, uncertainty = memory.halving(lambda: _added_up(objective, progress))
+    scatter, left = weighing.scatter(objective.draws, objective.members)
+    sums, of_measures, uncertainty = memory.halving(lambda: _added_up(objective, left, progress))
+    loss = sums[0, 0] / counts
     cuts = np.cumsum([len(own) for own in objective.members])[:-1]
     each = {measure: np.split(values, cuts) for measure, values in of_measures.items()}
-    for part, value in enumerate(loss / counts):
+    for part, value in enumerate(loss):
         if not abs(value) <= LARGEST:
             raise NumericalError(f"the loss of part {names[part]} is {value:.4g}: {reason(objective, part)}")
     return Evaluation(
         parts=names,
         counts=objective.population,
-        loss=loss / counts,
-        square=square / counts,
-        accuracy=None if objective.correct is None else correct / counts,
+        loss=loss,
+        loss_stderr=scatter.stderr(sums[0, 1:]),
+        accuracy=None if len(sums) == 1 else (counts - sums[1, 0]) / counts,
+        accuracy_stderr=None if len(sums) == 1 else scatter.share_stderr(sums[1, 1:]),
         sums={measure: stands_for[:, None] * [of.sum(axis=0) for of in of_parts] for measure, of_parts in each.items()},
         errors={measure: _errors(objective, measure, of_parts) for measure, of_parts in each.items()},
         uncertainty=uncertainty,
@@ -151,11 +168,12 @@ def _errors(objective: "Objective", measure: Measure, of_parts: Sequence[np.ndar
 
 
 def _added_up(
-    objective: "Objective", progress: Progress | None
+    objective: "Objective", left: np.ndarray, progress: Progress | None
 ) -> tuple[np.ndarray, dict[Measure, np.ndarray], tuple[np.ndarray, ...] | None]:
-    """Return sums over the samples of each part: losses, their squares, right predictions.
+    """Return sums over the samples of each part, of `weighing.terms` of losses and of wrong predictions: (2, 4, P).
 
-    Also what each sample adds to the sums of each measure, (N, 2), and the uncertainty of each, see `Evaluation`.
+    Without classes, only those of losses. Also what each sample adds to the sums of each measure, (N, 2), and the
+    uncertainty of each, see `Evaluation`.
     """
     n_parts, team = len(objective.partition), distributed.team()
     order, ends = np.concatenate(objective.members), np.cumsum([0, *map(len, objective.members)])
@@ -167,7 +185,8 @@ def _added_up(
     ]
     measured, is_correct = objective.task.measures if objective.outputs.measurable else (), objective.correct
     # On the device, and read when all batches are done: the host waits for what it reads.
-    found = zeros((3, n_parts), objective.device)
+    found = zeros((1 if is_correct is None else 2, 4, n_parts), objective.device)
+    remaining = torch.from_numpy(left).to(found.device)
     summands = zeros((len(measured), total, 2), objective.device)
     uncertainty = None
     if objective.loss is losses_of.cross_entropy and losses_of.of_classes(objective.loss, objective.example(0)[1]):
@@ -181,10 +200,8 @@ def _added_up(
                 losses = wide(objective.values(logits, targets))
             if uncertainty is not None:
                 uncertainty[where] = losses_of.uncertainty(logits)
-            found[0, part] += losses.sum()
-            found[1, part] += losses.square().sum()
-            if is_correct is not None:
-                found[2, part] += wide(is_correct(logits, targets)).sum()
+            wrong = [] if is_correct is None else [1 - wide(is_correct(logits, targets))]
+            found[:, :, part] += weighing.terms(torch.stack([losses, *wrong]), remaining[where]).sum(2)
             for m, one in enumerate(measured):
                 values = weighed(one.sums, objective.draws)(objective.outputs.restore(logits), targets)
                 summands[m, where] = wide(values)

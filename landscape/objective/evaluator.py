@@ -27,7 +27,7 @@ from landscape.objective import jobs, weighing
 from landscape.objective.batch_norm import ByBatch, Statistics
 from landscape.objective.objective import Objective
 from landscape.objective.points import Point, buffer_layout, origin
-from landscape.results import Points, inference
+from landscape.results import Points
 from landscape.results.journal import Journal
 
 Measured: TypeAlias = tuple[np.ndarray, np.ndarray | None, np.ndarray, np.ndarray | None]
@@ -82,11 +82,8 @@ class Evaluator:
         sizes = [len(m) for m in objective.members]
         self.counts = np.array(sizes)
         self._part = torch.from_numpy(np.repeat(np.arange(len(sizes)), sizes)).to(place(objective.device))
-        left, factors = (
-            [of(objective.draws, own) for own in objective.members] for of in (weighing.left, weighing.factors)
-        )
-        self._scatter = inference.Scatter.of(left, factors)
-        self._left = torch.from_numpy(np.concatenate(left)).to(self._part.device)
+        self._scatter, left = weighing.scatter(objective.draws, objective.members)
+        self._left = torch.from_numpy(left).to(self._part.device)
         self._kept: dict[tuple[int, int], tuple[Tree, Tree]] = {}
         self._bytes = 0
         self._names = (*objective.layout.names, *self._buffers.names)
@@ -144,16 +141,10 @@ class Evaluator:
             values = [wide(objective.values(logits, targets))]
             if is_correct is not None:
                 values.append(1 - wide(is_correct(logits, targets)))
-            sums.index_add_(2, self._part[where], self._terms(torch.stack(values), where))
+            sums.index_add_(2, self._part[where], weighing.terms(torch.stack(values), self._left[where]))
 
         self._visit(point, see, report, as_it_is)
         return self._measured(sums.cpu().numpy())
-
-    def _terms(self, values: Tensor, where: Where) -> Tensor:
-        """Return what is added up of losses and of wrong predictions, (2, B): (2, 4, B); see `inference.Scatter`."""
-        left = self._left[where]
-        weighed = left * values
-        return torch.stack([values, weighed * values, weighed, left.sqrt() * values], dim=1)
 
     def _measured(self, sums: np.ndarray) -> Measured:
         """Return what `measure` returns, from the sums over the samples of each part, (1 or 2, 4, P)."""
@@ -191,7 +182,7 @@ class Evaluator:
         """Return what `measure` returns, computed from the return value of `each`."""
         values = torch.from_numpy(np.stack([each] if right is None else [each, 1 - right])).to(self._part.device)
         sums = torch.zeros(len(values), 4, len(self.counts), dtype=values.dtype, device=values.device)
-        sums.index_add_(2, self._part, self._terms(values, slice(None)))
+        sums.index_add_(2, self._part, weighing.terms(values, self._left))
         return self._measured(sums.cpu().numpy())
 
     def _visit(

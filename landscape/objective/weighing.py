@@ -6,7 +6,7 @@ This factor is stored with the target of each draw, where `weighed` reads it. It
 predictions, and through the losses all their derivatives.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -91,6 +91,34 @@ def factors(draws: Draws | None, own: np.ndarray) -> np.ndarray:
     """Return the factors of some samples, (n,); the arguments are those of `left`."""
     found: np.ndarray = np.ones(len(own)) if draws is None else draws.factors[own]
     return found
+
+
+def scatter(draws: Draws | None, members: Sequence[np.ndarray]) -> tuple[inference.Scatter, np.ndarray]:
+    """Return what the errors of means over the samples of each part need beside the sums of `terms`.
+
+    Args:
+        draws: as for `left`.
+        members: positions of all samples of each part.
+
+    Returns:
+        What does not depend on the values, and `left` of all samples, (N,), part by part.
+    """
+    of_left, of_factors = ([of(draws, own) for own in members] for of in (left, factors))
+    return inference.Scatter.of(of_left, of_factors), np.concatenate(of_left)
+
+
+def terms(values: Tensor, left: Tensor) -> Tensor:
+    """Return what is added up of values of samples for their mean and its error; see `inference.Scatter`.
+
+    Args:
+        values: (K, B), such as losses and wrong predictions.
+        left: of these samples, (B,).
+
+    Returns:
+        (K, 4, B): the values themselves, and the three terms of a scatter.
+    """
+    remaining = left * values
+    return torch.stack([values, remaining * values, remaining, left.sqrt() * values], dim=1)
 
 
 def weighed(of: Callable[[Any, Tree], Tensor], draws: Draws | None, *, power: float = 1.0) -> Callable[..., Tensor]:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from landscape.results.written import number, with_error
+from landscape.results.written import number, percent, with_error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +129,7 @@ class Column:
             return f"{int(value):,}"
         if self.form == "percent":
             known = error is not None and math.isfinite(error) and error > 0
-            return f"{100 * value:.1f}" + (f" ± {100 * error:.1g}" if known and error is not None else "")
+            return f"{100 * value:.1f}" + (f" ± {percent(error)}" if known and error is not None else "")
         return number(value) if error is None else with_error(value, error)
 
 

@@ -116,8 +116,10 @@ TRAINED = _count(
     "in training", "train_counts", missing="unknown", table=False, summary="training samples", key="trained"
 )
 SAMPLES = _count("samples", "n_samples", missing="unknown", summary="samples", key="samples")
-LOSS = Column(head="loss", field="loss", summary="loss")
-ACCURACY = Column(head="accuracy", field="accuracy", form="percent", summary="accuracy")
+LOSS = Column(head="loss", field="loss", error="loss_stderr", of_error="samples", summary="loss")
+ACCURACY = Column(
+    head="accuracy", field="accuracy", error="accuracy_stderr", of_error="samples", form="percent", summary="accuracy"
+)
 MEASURED = tuple(
     Column(head=m.name, field=m.field, error=m.error, of_error="samples", form=m.form, summary=m.name) for m in MEASURES
 )
@@ -134,17 +136,12 @@ _CENTRE = Column(
     summary="loss",
     key="loss",
 )
-_CENTRE_ACCURACY = replace(
-    _DRAWN_ACCURACY, field="centre_accuracy", error="centre_accuracy_stderr", of_error="samples", key="accuracy"
-)
-_COMPARED_LOSS = Column(head="loss", field="loss", compared=True, summary="loss")
-_FEATURES_LOSS, _FEATURES_ACCURACY = (
-    replace(column, error=f"{column.field}_stderr", of_error="samples") for column in (_DRAWN_LOSS, _DRAWN_ACCURACY)
-)
-_GRADIENTS_LOSS = replace(_DRAWN_LOSS, error="loss_sampling_stderr", of_error="samples")
+_CENTRE_ACCURACY = replace(_DRAWN_ACCURACY, field="centre_accuracy", error="centre_accuracy_stderr", key="accuracy")
+_COMPARED_LOSS = replace(LOSS, compared=True)
+_GRADIENTS_LOSS = replace(_DRAWN_LOSS, error="loss_sampling_stderr")
 _OVER_SAMPLES = (
     *(LOSS, _COMPARED_LOSS, ACCURACY, *MEASURED, _CENTRE, _CENTRE_ACCURACY),
-    *(_DRAWN_LOSS, _DRAWN_ACCURACY, *_DRAWN_MEASURED, _GRADIENTS_LOSS, _FEATURES_LOSS, _FEATURES_ACCURACY),
+    *(_DRAWN_LOSS, _DRAWN_ACCURACY, *_DRAWN_MEASURED, _GRADIENTS_LOSS),
 )
 """Columns of means over the samples that a result used."""
 
@@ -442,8 +439,8 @@ TABLES: Mapping[str, Sequence[Column]] = {
     "features": (
         TRAINED,
         SAMPLES,
-        _FEATURES_LOSS,
-        _FEATURES_ACCURACY,
+        _DRAWN_LOSS,
+        _DRAWN_ACCURACY,
         _of_features("Q", "quality", summary="feature quality"),
         _of_features("Q inverse", "quality_inverse"),
         _of_features("Dis", "distance"),

@@ -93,13 +93,6 @@ def variance_of_mean(x: np.ndarray) -> np.ndarray:
     return found
 
 
-def mean_stderr(mean: np.ndarray, square: np.ndarray, n: np.ndarray) -> np.ndarray:
-    """Return the standard errors of means of n values, given the means of their squares; nan for one value."""
-    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-        found: np.ndarray = np.sqrt(np.maximum(square - mean**2, 0) / (n - 1.0))
-    return found
-
-
 def joined_stderr(means: np.ndarray, errors: np.ndarray, n: np.ndarray, shares: np.ndarray) -> np.ndarray:
     """Return the standard error of the mean over several parts whose samples count alike, as if they were one part.
 
@@ -109,14 +102,14 @@ def joined_stderr(means: np.ndarray, errors: np.ndarray, n: np.ndarray, shares: 
     Args:
         means: of each part, (P, ...).
         errors: standard errors of these, (P, ...); that of a single sample does not matter.
-        n: number of samples of each part, (P,), two in all at least.
+        n: number of samples of each part, (P,).
         shares: of each part in the mean, (P,).
 
     Returns:
-        The error, (...).
+        The error, (...); nan for one sample in all.
     """
     n, shares = (x.reshape(-1, *[1] * (means.ndim - 1)) for x in (n, shares))
-    with np.errstate(invalid="ignore", over="ignore"):  # of losses beyond all numbers
+    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):  # of losses beyond all numbers
         within = np.where(n > 1, (n - 1) * errors**2, 0.0)
         between = (means - (shares * means).sum(axis=0)) ** 2
         found: np.ndarray = np.sqrt((shares**2 * (within + between) / n).sum(axis=0) * n.sum() / (n.sum() - 1))

@@ -125,20 +125,8 @@ def _surface(
         "mark_accuracy": _joined(shares, surface.mark_accuracy, 1),
         **_predicted(surface, members, shares, alike),
     }
-    n_samples = np.array([surface.n_samples[of].sum() for of in members.values()])
     for prefix, axis in (("", 0), ("centre_", 0), ("mark_", 1)):
-        of_loss, of_accuracy = f"{prefix}loss_stderr", f"{prefix}accuracy_stderr"
-        for name in (of_loss, of_accuracy):
-            changes[name] = _errors(shares, getattr(surface, name), axis)
-        for g in np.flatnonzero(alike).tolist():
-            where = (slice(None),) * axis + (g,)
-            if changes[of_accuracy] is not None:
-                known = changes[f"{prefix}accuracy"][where]
-                changes[of_accuracy][where] = inference.share_stderr(known, float(n_samples[g]))
-            if changes[of_loss] is not None and len(shares[g]) > 1:
-                parts, own = [p for p, _ in shares[g]], np.array([w for _, w in shares[g]])
-                means, errors = (np.moveaxis(getattr(surface, f), axis, 0)[parts] for f in (f"{prefix}loss", of_loss))
-                changes[of_loss][where] = inference.joined_stderr(means, errors, surface.n_samples[parts], own)
+        changes |= _sampling_errors(surface, shares, alike, prefix, axis)
     if surface.mark_policy_loss is not None:
         changes["mark_policy_loss"] = _mixed(shares, surface.mark_policy_loss, 1)
     changes |= _counted(surface, members)
@@ -161,12 +149,14 @@ def _traces(
     provenance: dict[str, Any],
 ) -> Traces:
     alike = _alike(members, provenance)
+    natural = np.full(len(members), provenance["regrouped"]["weights"] == "natural")  # of draws too: see below
     return Traces(
         parts=tuple(members),
         **_counted(spectrum, members),
-        loss=_mixed(shares, spectrum.loss, 0),
+        loss=_mixed(shares, spectrum.loss, 0),  # as accuracy and measures, over all samples, not over draws
         accuracy=_joined(shares, spectrum.accuracy, 0),
-        **_predicted(spectrum, members, shares, alike),
+        **_sampling_errors(spectrum, shares, natural),
+        **_predicted(spectrum, members, shares, natural),
         trace=_mixed(shares, spectrum.trace, 0),
         trace_stderr=_mixed(shares, spectrum.trace_stderr, 0),
         **_by_rows(spectrum, shares, alike),
@@ -223,6 +213,40 @@ def _by_rows(
 
 def _joined(shares: Sequence[Sequence[tuple[int, float]]], values: np.ndarray | None, axis: int) -> np.ndarray | None:
     return None if values is None else _mixed(shares, values, axis)
+
+
+def _sampling_errors(
+    result: Surface | Spectrum,
+    shares: Sequence[Sequence[tuple[int, float]]],
+    alike: np.ndarray,
+    prefix: str = "",
+    axis: int = 0,
+) -> dict[str, Any]:
+    """Return the standard errors of groups' losses and accuracies, as the fields of these names.
+
+    Args:
+        result: of the parts.
+        shares: of the parts in each group.
+        alike: (G,) the groups in which all samples count alike, so that they are like one part.
+        prefix: of the names of the fields.
+        axis: of the parts in these fields.
+
+    Returns:
+        None for errors that the result does not have.
+    """
+    names = [f"{prefix}{what}" for what in ("loss", "accuracy")]
+    of_loss, of_accuracy = found = [_errors(shares, getattr(result, f"{name}_stderr"), axis) for name in names]
+    accuracy = _joined(shares, getattr(result, names[1]), axis)
+    for g in np.flatnonzero(alike).tolist():
+        where = (slice(None),) * axis + (g,)
+        parts, own = [p for p, _ in shares[g]], np.array([w for _, w in shares[g]])
+        n = result.n_samples[parts]
+        if of_accuracy is not None and accuracy is not None:
+            of_accuracy[where] = inference.share_stderr(accuracy[where], float(n.sum()))
+        if of_loss is not None and len(parts) > 1:
+            means, errors = (np.moveaxis(getattr(result, f), axis, 0)[parts] for f in (names[0], f"{names[0]}_stderr"))
+            of_loss[where] = inference.joined_stderr(means, errors, n, own)
+    return {f"{name}_stderr": errors for name, errors in zip(names, found, strict=True)}
 
 
 def _errors(shares: Sequence[Sequence[tuple[int, float]]], values: np.ndarray | None, axis: int) -> np.ndarray | None:

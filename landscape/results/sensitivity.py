@@ -24,7 +24,9 @@ class Sensitivity(Predicted):
     n_samples: Counts = array("part", unit="samples", doc="samples in the part")
     train_counts: Counts = array("part", unit="samples", doc="training samples of the part's classes")
     loss: Floats = array("part", unit="loss", doc="mean loss at the checkpoint")
+    loss_stderr: Floats | None = array("part", unit="loss", doc="its standard error over samples", optional=True)
     accuracy: Floats | None = array("part", doc="accuracy at the checkpoint; absent without classes", optional=True)
+    accuracy_stderr: Floats | None = array("part", doc="its standard error over samples", optional=True)
 
     directions: tuple[str, ...] = array("direction", doc="description of each direction")
     control: Bools = array("direction", doc="true for a random direction, which is a control")

@@ -18,7 +18,9 @@ class Sharpness(Predicted):
     n_samples: Counts = array("part", unit="samples", doc="samples in the part")
     train_counts: Counts = array("part", unit="samples", doc="training samples of the part's classes")
     loss: Floats = array("part", unit="loss", doc="mean loss at the checkpoint")
+    loss_stderr: Floats | None = array("part", unit="loss", doc="its standard error over samples", optional=True)
     accuracy: Floats | None = array("part", doc="accuracy at the checkpoint; absent without classes", optional=True)
+    accuracy_stderr: Floats | None = array("part", doc="its standard error over samples", optional=True)
     first_order_rise: Floats = array(
         "part", unit="loss", doc="rise after one step of length rho along the gradient of the part's loss, as in SAM"
     )

@@ -30,12 +30,16 @@ class Spectrum(Predicted):
     n_samples: Counts = array("part", unit="samples", doc="samples in the part; nan for a matrix without data")
     train_counts: Counts = array("part", unit="samples", doc="training samples of its classes; nan without data")
     n_used: Counts = array("part", unit="samples", doc="samples summed over; nan without data")
-    loss: Floats = array("part", unit="loss", doc="mean loss over the part's samples; nan without data")
+    loss: Floats = array("part", unit="loss", doc="mean loss over all of the part's samples; nan without data")
+    loss_stderr: Floats | None = array(
+        "part", unit="loss", doc="its standard error over these; nan for one", optional=True
+    )
     accuracy: Floats | None = array(
         "part",
         doc="fraction of the samples that are predicted correctly; nan without data, absent without classes",
         optional=True,
     )
+    accuracy_stderr: Floats | None = array("part", doc="its standard error over samples; nan for one", optional=True)
 
     lambda_max: Floats = array("part", unit="loss", doc="largest Ritz value")
     lambda_max_residual: Floats = array(
@@ -389,7 +393,9 @@ class Traces(Predicted):
     n_samples: Counts = array("part", unit="samples", doc="samples in the group")
     train_counts: Counts = array("part", unit="samples", doc="training samples of the group's classes")
     loss: Floats = array("part", unit="loss", doc="weighted mean loss")
+    loss_stderr: Floats | None = array("part", unit="loss", doc="its standard error over samples", optional=True)
     accuracy: Floats | None = array("part", doc="weighted mean accuracy; absent without classes", optional=True)
+    accuracy_stderr: Floats | None = array("part", doc="its standard error over samples", optional=True)
     trace: Floats = array("part", unit="loss", doc="trace of the matrix of this loss")
     trace_stderr: Floats = array("part", unit="loss", doc="its standard error at most")
     trace_sampling_stderr: Floats | None = array(

@@ -50,6 +50,12 @@ def with_error(value: float, error: float) -> str:
     return f"{value:.{decimals}f} ± {f'{error:.0e}' if void else f'{error:.{decimals}f}'}"
 
 
+def percent(error: float) -> str:
+    """Write an error that is at least 0 in percent: with one digit, or in whole percent from 10 on."""
+    shown = 100 * error
+    return f"{shown:.1g}" if shown < 9.5 else f"{shown:.0f}"
+
+
 def _plain(value: float) -> bool:
     return 1e-3 <= abs(value) < 1e6
 

@@ -15,6 +15,7 @@ from surfaces import three_lines
 import landscape as ls
 from landscape import plots
 from landscape.analyses import features as features_analysis
+from landscape.analyses import monitor
 from landscape.analyses.distances import Run
 from landscape.autodiff.distributed import ALONE
 from landscape.data import datasets
@@ -23,8 +24,9 @@ from landscape.objective import points
 from landscape.objective.draws import Picked, gathered
 from landscape.objective.evaluator import Evaluator
 from landscape.objective.objective import Objective
-from landscape.results import grid, inference
+from landscape.results import axes, columns, grid, inference
 from landscape.results.features import WITH_ERRORS
+from landscape.results.written import with_error
 
 
 def of_each(objective, point):
@@ -94,6 +96,45 @@ def test_errors_of_a_group_whose_samples_count_alike_are_those_of_one_part(group
     trace = ls.regroup(spectra[0], groups)
     np.testing.assert_allclose(trace.trace_sampling_stderr, spectra[1].trace_sampling_stderr, rtol=1e-9)
     np.testing.assert_allclose(trace.lambda_max_sampling_stderr, spectra[1].lambda_max_sampling_stderr, rtol=1e-6)
+    for name in ("loss_stderr", "accuracy_stderr"):
+        np.testing.assert_allclose(getattr(trace, name), getattr(spectra[1], name), rtol=1e-9)
+    of_draws = ls.regroup(ls.spectrum(each, operator="ggn", samples=2), groups)  # its losses are those of all samples
+    np.testing.assert_allclose(of_draws.loss_stderr, spectra[1].loss_stderr, rtol=1e-9)
+    balanced = ls.regroup(spectra[0]["0", "1"], {"both": ["0", "1"]}, "balanced")
+    for name in ("loss_stderr", "accuracy_stderr"):
+        assert getattr(balanced, name)[0] == pytest.approx(np.hypot(*getattr(spectra[0], name)[:2]) / 2, rel=1e-9)
+
+
+SMALL = {
+    "spectrum": lambda o: ls.spectrum(o, operator="ggn"),
+    "spectrum of a draw": lambda o: ls.spectrum(ls.draw_samples(o, 3), operator="ggn"),
+    "sharpness": lambda o: ls.sharpness(o, draws=1, ascent_steps=1),
+    "sharpness of a draw": lambda o: ls.sharpness(ls.draw_samples(o, 3), draws=1, ascent_steps=1),
+    "sensitivity": lambda o: ls.sensitivity(o, n=1, draws=1),
+    "monitor": monitor.unmeasured,
+}
+
+
+@pytest.mark.parametrize("analysis", SMALL)
+def test_losses_and_accuracies_at_the_checkpoint_have_errors(analysis, tmp_path):
+    """Those of all samples, also where curvature and rises are of draws, and without a pass of their own."""
+    objective = CASES["mlp-tanh"].objective()
+    found, losses = SMALL[analysis](objective), of_each(objective, points.origin(objective))
+    expected = [values.std(ddof=1) / np.sqrt(len(values)) for values in losses[:2]]
+    np.testing.assert_allclose(found.loss_stderr, [*expected, np.nan], rtol=1e-9)  # one sample has no scatter
+    shares = [inference.share_stderr(found.accuracy[p], len(losses[p])) for p in range(3)]
+    np.testing.assert_allclose(found.accuracy_stderr, shares, rtol=1e-9)
+    heads, rows = columns.table(found)
+    assert rows[0][heads.index("loss ± samples")] == with_error(found.loss[0], expected[0])
+    ls.save(tmp_path / "a.h5", found)
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        del file["loss_stderr"], file["accuracy_stderr"]
+    old = ls.load(tmp_path / "a.h5")  # of an earlier version
+    assert (old.loss_stderr, old.accuracy_stderr) == (None, None)
+    assert columns.table(old)[0].count("loss") == 1
+    if analysis == "spectrum":
+        assert ls.regroup(old, "all").loss_stderr is None
+        assert np.isfinite(axes.concatenate([found["0"], old["1"]]).loss_stderr).tolist() == [True, False]
 
 
 def test_the_error_of_a_barrier_is_at_most_what_is_stated():

@@ -79,6 +79,19 @@ def test_a_surface_weighs_each_draw_and_states_the_error(objective, drawn):
                 assert found.accuracy_stderr[p, 0, k] > 0.9 * error_of_draw(drawn, p, wrong)
 
 
+def test_losses_at_the_checkpoint_state_the_error_of_the_draw_where_they_are_of_one(objective, drawn):
+    found, (loss, right) = ls.sensitivity(drawn, n=1, draws=1), of_each(objective, points.origin(objective))
+    line_of_one = ls.surface(drawn, line(drawn), [0.0])
+    for p, own in enumerate(drawn.members):
+        weighed = drawn.draws.factors[own] * loss[drawn.draws.index[own]]
+        assert found.loss[p] == pytest.approx(weighed.mean(), rel=1e-9)
+        assert found.loss_stderr[p] == pytest.approx(error_of_draw(drawn, p, weighed), rel=1e-6)
+        assert found.accuracy_stderr[p] == pytest.approx(line_of_one.accuracy_stderr[p, 0, 0], rel=1e-9)
+    for result in (ls.sharpness(drawn, draws=1, ascent_steps=1), ls.spectrum(drawn, operator="ggn")):
+        assert result.loss_stderr[0] == pytest.approx(loss[:60].std(ddof=1) / np.sqrt(60), rel=1e-9)  # of all samples
+        assert result.accuracy_stderr[0] == pytest.approx(inference.share_stderr(right[:60].mean(), 60), rel=1e-9)
+
+
 def test_bands_of_weighted_accuracies_are_not_those_of_all_samples(objective, drawn):
     """These would be too narrow by the root of how many samples a draw stands for."""
 

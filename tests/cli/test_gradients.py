@@ -12,6 +12,7 @@ from landscape.cli import main
 from landscape.data import datasets
 from landscape.networks import checkpoints, models
 from landscape.results import columns, store
+from landscape.results.written import percent
 
 
 @pytest.fixture
@@ -67,7 +68,7 @@ def test_layers_have_their_errors_over_samples_in_table_and_document(here, capsy
     table = capsys.readouterr().out.partition("g by layers")[2].splitlines()
     found = ls.load("run/last.gradients.h5")
     errors = found.layer_contribution_sampling_stderr[0, -1]
-    shares = [f"{100 * found.layer_contribution[0, -1, p]:.1f} ± {100 * errors[p]:.1g}" for p in (0, 1, 8, 9)]
+    shares = [f"{100 * found.layer_contribution[0, -1, p]:.1f} ± {percent(errors[p])}" for p in (0, 1, 8, 9)]
     line = " ".join(next(line for line in table if "linear" in line).split())
     assert line.endswith(" ".join(shares))
     assert main([*command, "--overwrite", "--json"]) == 0

@@ -13,6 +13,8 @@ import landscape as ls
 from landscape.cli import main
 from landscape.cli import sharpness as cli_sharpness
 from landscape.networks import checkpoints
+from landscape.results import columns
+from landscape.results.written import with_error
 
 
 @pytest.fixture
@@ -43,8 +45,9 @@ def test_the_command_prints_a_table_writes_a_file_and_its_figure(here, capsys):
     assert re.search(r"no doubling radius for (0, )?1[:,]", err)
     found = ls.load("net.sharpness.h5")
     row = next(line.split() for line in out.splitlines() if line.split()[:1] == ["0"])
+    assert row == " ".join(columns.table(found)[1][0]).split()
     assert row[:2] == ["0", "5"]
-    assert float(row[6]) == pytest.approx(found.worst_rise[0], rel=1e-3)
+    assert " ".join(row[2:5]) == with_error(found.loss[0], found.loss_stderr[0])
     assert main(["plot", "net.sharpness.h5"]) == 0
     assert (here / "net.sharpness.rises.png").stat().st_size > 10_000
     for command in (["info", "net.sharpness.h5"], ["export", "net.sharpness.h5", "--to", "csv"]):

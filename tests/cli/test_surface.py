@@ -179,8 +179,8 @@ def test_a_trajectory_of_two_runs_and_a_plane_through_checkpoints(here, capsys):
     for losses, errors in zip(found.mark_loss, found.mark_loss_stderr, strict=True):
         assert " ".join(map(with_error, losses, errors)) in printed
     last = ls.load_objective("snapshots/epoch-0003.pt", partition="head-tail", samples_per_class=3).evaluation
-    n, mean, square = last.counts.sum(), *((last.counts @ of) / last.counts.sum() for of in (last.loss, last.square))
-    each = (mean, inference.mean_stderr(mean, square, n)), (found.mark_loss[-1, 0], found.mark_loss_stderr[-1, 0])
+    error = inference.joined_stderr(last.loss, last.loss_stderr, last.counts, last.counts / last.counts.sum())
+    each = (last.overall[0], error), (found.mark_loss[-1, 0], found.mark_loss_stderr[-1, 0])
     assert " ".join(with_error(*own) for own in each) in printed
     assert main(["plot", out]) == 0
     through = ["--through", "other.pt", "--through", "snapshots/epoch-0000.pt", "-o", str(here / "u.h5"), "--json"]
