@@ -60,8 +60,8 @@ _OPTIONS: dict[str, Decorator[Any]] = {
         "--errors",
         is_flag=True,
         default=None,
-        help="Draw a band of one standard error over samples around each curve; of a plane, draw the standard errors "
-        "in place of the losses.",
+        help="Draw a band of one standard error over samples around each curve; of planes, draw the standard errors "
+        "in place of the losses or accuracies.",
     ),
     "lr": option(
         "--lr",

@@ -91,6 +91,8 @@ def test_plot_groups_by_a_file(plot, tmp_path, asked):
         (["--zmax", "3"], "--zmax is for --kind 3d; leave it out for --kind contour"),
         (["--kind", "heat", "--levels", "5"], "--levels is for --kind contour, accuracy, overlay, path; leave it out"),
         (["--kind", "accuracy", "--linear"], "--linear is for --kind contour, 3d, heat"),
+        (["--kind", "3d", "--errors"], "heat, accuracy, line, path, along; leave it out for --kind 3d"),
+        (["--kind", "heat", "--errors"], "--errors"),  # of a surface that has none
         (["--kind", "3d", "--zmax", "0.0001"], "--zmax 0.0001 leaves nothing"),
         (["--kind", "3d", "--zmax", "nan"], "--zmax nan leaves nothing"),
         (["--kind", "path"], "--kind path is not for a surface: choose contour, 3d"),

@@ -194,6 +194,25 @@ def test_errors_of_a_plane_are_drawn_in_place_of_its_losses_on_a_scale_of_their_
     assert "hatched" not in below(plots.surface(found))
 
 
+@pytest.mark.parametrize("what", ["loss", "accuracy"])
+def test_cells_and_accuracies_have_errors_in_their_place_too(what):
+    draw, plain = {"loss": plots.surface_heat, "accuracy": plots.surface_accuracy}[what], three_classes()
+    errors = getattr(plain, what) / 8
+    centre = {f"centre_{what}_stderr": errors[:, 0, 0]}
+    found = dataclasses.replace(plain, **{f"{what}_stderr": errors}, **centre)
+    *panels, bar = draw(found, errors=True).axes
+    if what == "loss":
+        (cells,) = [c for c in panels[1].collections if isinstance(c, QuadMesh)]
+        np.testing.assert_array_equal(cells.get_array(), errors[1])
+        assert not any(line.get_marker() == "v" for ax in panels for line in ax.lines)
+    else:
+        assert fills(panels[1]).levels[-1] < plain.accuracy.max() / 4
+    assert bar.get_ylabel() != draw(found).axes[-1].get_ylabel()
+    assert f"clipped: s.e. of the {what}" in below(draw(found, errors=True, vmax=float(np.median(errors))))
+    with refused(InputError, "errors"):
+        draw(plain, errors=True)
+
+
 def test_the_checkpoint_lowest_points_and_other_checkpoints_are_marked_by_name():
     found = three_classes(marks=("a $x$ $ b", "last.pt"))
     ax = plots.surface(found, ["class 2"]).axes[0]

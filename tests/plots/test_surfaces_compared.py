@@ -55,6 +55,25 @@ def test_compared_surfaces_share_levels_and_each_has_its_verdict():
     assert inside(fig)
 
 
+def test_compared_planes_have_their_errors_in_place_of_the_losses_on_one_scale():
+    flat, steep = (
+        dataclasses.replace(many(3), loss_stderr=scale * many(3).loss, centre_loss_stderr=scale * many(3).centre_loss)
+        for scale in (0.1, 0.02)
+    )
+    left, right, bar = plots.compare_surfaces({"ce": flat, "sam": steep}, ["class 1"], errors=True).axes
+    np.testing.assert_array_equal(fills(left).levels, fills(right).levels)
+    low, *_, high = fills(left).levels
+    assert low <= steep.loss_stderr[1].min() < flat.loss_stderr[1].max() <= high < flat.loss[1].max()
+    assert bar.get_ylabel() != plots.compare_surfaces({"ce": flat, "sam": steep}, ["class 1"]).axes[-1].get_ylabel()
+    assert not any(line.get_marker() == "v" for ax in (left, right) for line in ax.lines)
+    rows = plots.compare_surfaces({"ce": flat, "sam": steep}, ["class 0", "class 1"], errors=True)
+    assert len([ax for ax in rows.axes if ax.get_title()]) == 4
+    whole = plots.compare_surfaces({"ce": flat, "sam": steep}, errors=True).axes[0]
+    assert fills(whole).levels[0] <= regroup(flat, "all").loss_stderr.max() <= fills(whole).levels[-1]
+    with refused(InputError, "errors"):
+        plots.compare_surfaces({"ce": flat, "sam": many(3)}, ["class 1"], errors=True)
+
+
 def test_compared_surfaces_without_a_part_are_means_over_all_samples():
     found = three_classes()
     fig = plots.compare_surfaces({"a": found, "b": three_classes(nx=5)}, log=False)

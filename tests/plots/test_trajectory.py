@@ -239,6 +239,29 @@ def test_the_surface_tells_nothing_outside_its_grid_or_in_a_hole():
     assert np.isnan(dashed.get_ydata()).tolist() == [True, False, False, False]
 
 
+def test_errors_are_bands_along_the_paths_and_a_map_below_them():
+    plain = path()
+    errors = {
+        f"{what}_stderr": getattr(plain, what) / 8 for what in ("loss", "centre_loss", "mark_loss", "mark_accuracy")
+    }
+    found = dataclasses.replace(plain, **errors)
+    loss, _, accuracy, *_ = plots.trajectory_along(found, ["class 1"], errors=True).axes
+    for ax, values in ((loss, found.mark_loss[:4, 1]), (accuracy, found.mark_accuracy[:4, 1])):
+        (band,) = ax.collections
+        ends = band.get_paths()[0].vertices
+        for epoch, value in zip((0, 10, 20, 40), values, strict=True):
+            own = ends[ends[:, 0] == epoch, 1]
+            assert (own.min(), own.max()) == pytest.approx((value * 7 / 8, value * 9 / 8))
+    assert not plots.trajectory_along(found).axes[0].collections
+    *panels, bar, _ = plots.trajectory(found, errors=True).axes
+    assert fills(panels[0]).levels[-1] < found.loss.min()
+    assert bar.get_ylabel() != "mean loss"
+    assert paths(panels[0]).keys() == {"ce", "gsa-gkp"}
+    for figure in (plots.trajectory, plots.trajectory_along):
+        with refused(InputError, "errors"):
+            figure(plain, errors=True)
+
+
 def test_paths_of_unknown_losses_show_those_of_the_surface():
     foreign = path(mark_loss=np.full((7, 3), np.nan), mark_accuracy=np.full((7, 3), np.nan))
     fig = plots.trajectory_along(foreign, ["class 0"])

@@ -127,14 +127,15 @@ def compare_surfaces(
         vmin: lowest level.
         vmax: highest level.
         euclidean: draw lengths to scale, on the same axes: the units of two networks' coordinates may differ in length.
-        errors: of lines, a band of one standard error over samples around each curve.
+        errors: of lines, a band of one standard error over samples around each curve; of planes, the standard errors of
+            the loss in place of the losses.
 
     Returns:
         A new figure.
 
     Raises:
-        InputError: no surface, lines among planes, several parts of lines, a surface that lacks a part, or options
-            that leave nothing to draw.
+        InputError: no surface, lines among planes, several parts of lines, a surface that lacks a part, errors of one
+            that has none, or options that leave nothing to draw.
     """
     if not surfaces or not (parts is None or len(parts)):
         raise InputError("there is no surface to draw")
@@ -155,14 +156,10 @@ def compare_surfaces(
         return compare_lines(
             of_one, f"{title}on one scale", log=log, vmin=vmin, vmax=vmax, euclidean=euclidean, errors=errors
         )
-    if errors:
-        raise InputError(
-            f"errors of several planes are not drawn side by side: leave {arg('errors')} out, or draw each plane alone"
-        )
-    cells = _cells(drawn, parts)
-    shared = scale(
-        np.concatenate([cell.heights.ravel() for cell in cells]), levels=levels, log=log, vmin=vmin, vmax=vmax
-    )
+    what = "loss_stderr" if errors else "loss"
+    cells = _cells(drawn, parts, what)
+    heights = np.concatenate([cell.heights.ravel() for cell in cells])
+    shared = scale(heights, levels=levels, log=log, vmin=vmin, vmax=vmax, what=what)
     words = _words(cells, shared, euclidean=euclidean)
     return _planes(cells, shared, f"{title}the same levels for all", words, one=bool(one), euclidean=euclidean)
 
@@ -177,14 +174,14 @@ class _Cell:
     heights: np.ndarray  # (ny, nx)
 
 
-def _cells(drawn: Mapping[str, Surface], parts: Sequence[str] | None) -> list[_Cell]:
+def _cells(drawn: Mapping[str, Surface], parts: Sequence[str] | None, what: str) -> list[_Cell]:
     """Return the panels; those of one surface follow each other."""
     for found in drawn.values():
         planes.check_plane(found)
     cells = []
     for name, found in drawn.items():
         chosen = [found.parts.index(part) for part in parts or found.parts]
-        cells += [_Cell(name, found, p, own) for p, own in zip(chosen, planes.filled(found)[chosen], strict=True)]
+        cells += [_Cell(name, found, p, own) for p, own in zip(chosen, planes.filled(found, what)[chosen], strict=True)]
     return cells
 
 

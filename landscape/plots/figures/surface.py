@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from landscape.errors import InputError
 from landscape.plots.layout import drawing, panels, planes, theme
 from landscape.plots.layout.drawable import figure
-from landscape.plots.layout.parts import heading, joined, title, without_errors
+from landscape.plots.layout.parts import heading, joined, title
 from landscape.plots.layout.scales import scale
 from landscape.results import Surface
 
@@ -39,7 +39,7 @@ def contours(
         surface: the result, over a plane; for a trajectory, its paths are drawn too.
         part: name of the part; None if there is only one.
         ax: axes to draw on; None makes a new figure with the verdict below.
-        what: "loss", "accuracy", or "loss_stderr", the standard error of the loss over samples.
+        what: "loss", "accuracy", or the standard error of either over samples: "loss_stderr", "accuracy_stderr".
         levels: approximate number of levels, or the levels; use the same levels in figures that are compared.
         log: None means logarithmic levels if the values span decades.
         vmin: lowest level.
@@ -107,10 +107,7 @@ def surface(
     Raises:
         InputError: no such part, a line, errors of a surface that has none, or options that leave nothing to draw.
     """
-    if errors and surface.loss_stderr is None:
-        raise InputError(without_errors())
-    what = "loss_stderr" if errors else "loss"
-    return _figure(surface, parts, what, euclidean, levels=levels, log=log, vmin=vmin, vmax=vmax)
+    return _figure(surface, parts, _or_errors("loss", errors), euclidean, levels=levels, log=log, vmin=vmin, vmax=vmax)
 
 
 @figure
@@ -122,6 +119,7 @@ def surface_accuracy(
     vmin: float | None = None,
     vmax: float | None = None,
     euclidean: bool = False,
+    errors: bool = False,
 ) -> Figure:
     """Draw filled contours of the accuracy, a panel for each part, all with the same levels.
 
@@ -132,14 +130,16 @@ def surface_accuracy(
         vmin: lowest level.
         vmax: highest level.
         euclidean: draw lengths to scale.
+        errors: draw the standard error of the accuracy over samples, in place of the accuracy.
 
     Returns:
         A new figure.
 
     Raises:
-        InputError: no such part, a line, or options that leave nothing to draw.
+        InputError: no such part, a line, a surface without these values, or options that leave nothing to draw.
     """
-    return _figure(surface, parts, "accuracy", euclidean, levels=levels, log=False, vmin=vmin, vmax=vmax)
+    what = _or_errors("accuracy", errors)
+    return _figure(surface, parts, what, euclidean, levels=levels, log=False, vmin=vmin, vmax=vmax)
 
 
 @figure
@@ -151,6 +151,7 @@ def surface_heat(
     vmin: float | None = None,
     vmax: float | None = None,
     euclidean: bool = False,
+    errors: bool = False,
 ) -> Figure:
     """Draw the losses of the grid without interpolation, a cell for each point; cells that were not computed are empty.
 
@@ -161,14 +162,19 @@ def surface_heat(
         vmin: lowest loss with a colour of its own.
         vmax: highest loss with a colour of its own.
         euclidean: draw lengths to scale.
+        errors: draw the standard error of the loss over samples, in place of the loss.
 
     Returns:
         A new figure.
 
     Raises:
-        InputError: no such part, a line, or options that leave nothing to draw.
+        InputError: no such part, a line, errors of a surface that has none, or options that leave nothing to draw.
     """
-    return _figure(surface, parts, "loss", euclidean, cells=True, log=log, vmin=vmin, vmax=vmax)
+    return _figure(surface, parts, _or_errors("loss", errors), euclidean, cells=True, log=log, vmin=vmin, vmax=vmax)
+
+
+def _or_errors(what: str, errors: bool) -> str:
+    return f"{what}_stderr" if errors else what
 
 
 def _figure(
@@ -177,7 +183,7 @@ def _figure(
     """Draw a panel for each part, as contours or as cells."""
     planes.check_plane(surface, cells=cells)
     surface, chosen, joining = joined(surface, parts)
-    values = (getattr(surface, what) if cells else planes.filled(surface, what))[chosen]
+    values = (planes.stored if cells else planes.filled)(surface, what)[chosen]
     shared = scale(values, what=what, **options)
     size = panels.sizes(len(chosen))
     words = drawing.caption(surface, values, shared, euclidean=euclidean, kind="cells" if cells else "contours")

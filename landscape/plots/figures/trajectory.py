@@ -19,7 +19,7 @@ from landscape.plots.figures.lines import loss_axis, rank_bar
 from landscape.plots.layout import drawing, panels, planes, theme
 from landscape.plots.layout.drawable import figure
 from landscape.plots.layout.marks import draw_marks, run_colours, run_handles
-from landscape.plots.layout.parts import MOST_PARTS, colours, heading, joined, named, title
+from landscape.plots.layout.parts import MOST_PARTS, colours, heading, joined, named, title, without_errors
 from landscape.plots.layout.scales import Scale, scale
 from landscape.results import Trajectory, written
 from landscape.results.grid import interpolate
@@ -38,6 +38,7 @@ def trajectory(
     vmin: float | None = None,
     vmax: float | None = None,
     euclidean: bool = False,
+    errors: bool = False,
     names: Mapping[str, str] | None = None,
 ) -> Figure:
     """Draw the paths of all runs over the loss of each part, and below it their distances from the plane.
@@ -52,22 +53,24 @@ def trajectory(
         vmin: lowest level.
         vmax: highest level.
         euclidean: draw lengths to scale, as they are in parameter space.
+        errors: draw the standard error of the loss over samples, in place of the loss.
         names: what checkpoints are called in the figure, by their names; None names those that are on no path.
 
     Returns:
         A new figure.
 
     Raises:
-        InputError: no such part, a line, or options that leave nothing to draw.
+        InputError: no such part, a line, errors of a plane that has none, or options that leave nothing to draw.
     """
     trajectory, chosen, joining = joined(_called(trajectory, names or {}), parts)
     known = bool(np.isfinite(trajectory.mark_distance).any())
     below = panels.room_for(_OFF_PLANE) if known else 0.0
-    if not trajectory.computed.any():
+    if not trajectory.computed.any() and not errors:
         return _bare(trajectory, below, euclidean, names)
     planes.check_plane(trajectory)
-    values = planes.filled(trajectory)[chosen]
-    shared = scale(values, levels=levels, log=log, vmin=vmin, vmax=vmax)
+    what = "loss_stderr" if errors else "loss"
+    values = planes.filled(trajectory, what)[chosen]
+    shared = scale(values, levels=levels, log=log, vmin=vmin, vmax=vmax, what=what)
     words = drawing.caption(trajectory, values, shared, euclidean=euclidean)
     shape = planes.aspect(trajectory) if euclidean else 1.0
     size = panels.sizes(len(chosen))
@@ -95,6 +98,7 @@ def trajectory_along(
     log: bool | None = None,
     vmin: float | None = None,
     vmax: float | None = None,
+    errors: bool = False,
 ) -> Figure:
     """Draw true loss and accuracy of each part along each run; dashed: the values of the surface at the projections.
 
@@ -107,17 +111,21 @@ def trajectory_along(
         log: None for a logarithmic axis where the loss spans decades.
         vmin: lower end of the loss axis.
         vmax: upper end of the loss axis.
+        errors: draw a band of one standard error over samples around the true losses and accuracies.
 
     Returns:
         A new figure, a column for each run.
 
     Raises:
-        InputError: no such part, no run with two checkpoints, or options that leave nothing to draw.
+        InputError: no such part, no run with two checkpoints, errors of a trajectory that has none, or options that
+            leave nothing to draw.
     """
     trajectory, chosen, joining = joined(trajectory, parts)
     paths = _paths(trajectory)
     if not paths:
         raise InputError("no run has two checkpoints, so that there is no path to draw")
+    if errors and trajectory.mark_loss_stderr is None:
+        raise InputError(without_errors())
     surface = _Projected(*(_at_projections(trajectory, what) for what in ("loss", "accuracy")))
     marks = np.concatenate(list(paths.values()))
     drawn = np.concatenate([trajectory.mark_loss[marks][:, chosen].ravel(), surface.loss[chosen][:, marks].ravel()])
@@ -125,6 +133,7 @@ def trajectory_along(
     x, label = _course(trajectory, paths)
     dotted = "" if trajectory.mark_policy_loss is None else " dotted: with the running statistics of the surface;"
     words = [f"solid: at the checkpoint itself;{dotted} dashed: the surface at its projection, none outside the grid"]
+    words[0] += "; bands: one standard error over samples" * errors
     words += [*shared.notes, f"Verdict: {trajectory.verdict}"]
     column = max(1.3, (panels.SEVERAL - panels.LEFT - 2.05) / len(paths) - 0.15)
     n_columns = panels.most_columns(len(paths), 2.05)  # of runs; the other runs are below
@@ -144,6 +153,8 @@ def trajectory_along(
             row, place = divmod(k, n_columns)
             loss, accuracy, distance = of_run = axes[3 * n_columns * row + place :: n_columns][:3]
             _draw_run(of_run, trajectory, own, x[own], surface, shades)
+            if errors:
+                _draw_bands(of_run, trajectory, own, x[own], shades, shared)
             loss.set_title(written.shorten(run, 30), parse_math=False)
             _scales(loss, accuracy, distance, trajectory, shared)
             for ax in of_run:
@@ -204,6 +215,23 @@ def _draw_run(
             loss.plot(x, policy[own, p], linestyle=":", **dotted)
         accuracy.plot(x, surface.accuracy[p, own], linestyle="--", **dashed)
     distance.plot(x, trajectory.mark_distance[own], color=panels.ink(), linewidth=1.2, marker=".", markersize=3.5)
+
+
+def _draw_bands(
+    axes: Sequence[Axes],
+    trajectory: Trajectory,
+    own: np.ndarray,
+    x: np.ndarray,
+    shades: Mapping[int, Any],
+    shared: Scale,
+) -> None:
+    """Draw one standard error around the losses and accuracies of one run; arguments as of `_draw_run`."""
+    for ax, what in zip(axes, ("mark_loss", "mark_accuracy"), strict=False):
+        values, errors = getattr(trajectory, what), getattr(trajectory, f"{what}_stderr")
+        lowest = shared.low if what == "mark_loss" and shared.log else -np.inf  # a logarithmic axis cannot show less
+        for p, colour in shades.items() if errors is not None else ():
+            low, high = values[own, p] - errors[own, p], values[own, p] + errors[own, p]
+            ax.fill_between(x, np.maximum(low, lowest), high, color=colour, alpha=0.25, linewidth=0)
 
 
 def _called(trajectory: Trajectory, names: Mapping[str, str]) -> Trajectory:

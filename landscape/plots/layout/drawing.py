@@ -16,7 +16,7 @@ from landscape.plots.layout.scales import Scale, label
 from landscape.results import Surface, Trajectory
 from landscape.results.regroup import grid_of
 
-COLOURS = {"loss": "viridis", "accuracy": "cividis", "loss_stderr": "magma"}
+COLOURS = {"loss": "viridis", "accuracy": "cividis", "loss_stderr": "magma", "accuracy_stderr": "magma"}
 BULLET = "\N{BULLET} "
 
 
@@ -49,10 +49,14 @@ def panel(
     draw_holes(ax, surface, values, euclidean=euclidean)
     fill = draw_contours(ax, surface, values, scale, euclidean=euclidean, font=size.contours)
     draw_points(ax, surface, euclidean=euclidean)
-    lowest = p if scale.what == "loss" else None
-    draw_marks(ax, surface, lowest, euclidean=euclidean, size=size.marks, names=names)
+    draw_marks(ax, surface, _lowest(p, scale), euclidean=euclidean, size=size.marks, names=names)
     label_axes(ax, surface, euclidean=euclidean)
     return fill
+
+
+def _lowest(p: int, scale: Scale) -> int | None:
+    """Return the part whose lowest loss is marked: of a panel of losses its own, of others none."""
+    return p if scale.what == "loss" else None
 
 
 def cell_panel(
@@ -60,7 +64,7 @@ def cell_panel(
 ) -> Any:
     """Draw the cells of one part, with marks; as `panel`, of values as they were computed."""
     cells = draw_cells(ax, surface, values, scale, euclidean=euclidean)
-    draw_marks(ax, surface, p, euclidean=euclidean, size=size.marks)
+    draw_marks(ax, surface, _lowest(p, scale), euclidean=euclidean, size=size.marks)
     label_axes(ax, surface, euclidean=euclidean)
     return cells
 
@@ -94,7 +98,7 @@ def signs(
         if far:
             found.append(f"{far} of {len(surface.marks)} marks lie outside")
     if (surface.computed & ~np.isfinite(values)).any():
-        why = "unknown" if scale.what == "loss_stderr" else "not finite"  # the error of one sample's loss
+        why = "unknown" if scale.what.endswith("_stderr") else "not finite"  # the error of one sample's loss
         found.append(f"{'holes' if kind == 'heights' else 'hatched'}: {why}")
     n, of = int(surface.computed.sum()), surface.computed.size
     if n < of:

@@ -16,7 +16,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from landscape.plots.layout import grids, paper, theme
 from landscape.plots.layout.fitting import folded
-from landscape.plots.layout.scales import Scale, label
+from landscape.plots.layout.scales import Scale, label, name_of
 
 ONE_PANEL, SEVERAL = 3.5, 7.16
 """Widths of figures where none was chosen, those of a journal's columns."""
@@ -25,11 +25,7 @@ LEFT, RIGHT = 0.66, 1.02
 EDGE = 0.12
 """Room at the right where nothing stands there."""
 
-UNITS = {
-    "loss": "mean loss",
-    "accuracy": "accuracy",
-    "loss_stderr": "s.e. of the loss",
-}
+UNITS = {"loss": "mean loss"} | {what: name_of(what) for what in ("accuracy", "loss_stderr", "accuracy_stderr")}
 
 _HEADING, _SMALL = 9.0, 6.5  # points, of the words above and below the panels
 _NUMBERS = 0.5  # below the lowest panels

@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from landscape.errors import InputError, arg, said
 from landscape.plots.layout import theme
+from landscape.plots.layout.parts import without_errors
 from landscape.results import Surface, grid, written
 from landscape.results.grid import Grid, interpolate
 from landscape.results.regroup import grid_of
@@ -38,12 +39,33 @@ def check_plane(surface: Surface, *, cells: bool = False) -> None:
         )
 
 
-def filled(surface: Surface, what: str = "loss") -> np.ndarray:
-    """Return values at all points of the grid, interpolated where none was computed; see `grid.filled`.
+def stored(surface: Surface, what: str = "loss") -> np.ndarray:
+    """Return values at the points that were computed.
 
     Args:
         surface: a plane.
-        what: "loss", "accuracy" or "loss_stderr".
+        what: "loss", "accuracy", or the standard error of either over samples: "loss_stderr", "accuracy_stderr".
+
+    Returns:
+        (P, ny, nx), nan in holes and at other points.
+
+    Raises:
+        InputError: the surface was made without these values.
+    """
+    values: np.ndarray | None = getattr(surface, what)
+    if values is None:
+        of = what.removesuffix("_stderr")
+        known = getattr(surface, of) is not None
+        raise InputError(without_errors() if known else f"this surface has no {of}: draw its loss")
+    return values
+
+
+def filled(surface: Surface, what: str = "loss") -> np.ndarray:
+    """Return values at all points of the grid, interpolated where none was computed; see `stored` and `grid.filled`.
+
+    Args:
+        surface: a plane.
+        what: as for `stored`.
 
     Returns:
         (P, ny, nx), nan in holes and beyond the computed points.
@@ -51,10 +73,8 @@ def filled(surface: Surface, what: str = "loss") -> np.ndarray:
     Raises:
         InputError: the surface was made without these values.
     """
-    values, centre = getattr(surface, what), getattr(surface, f"centre_{what}")
-    if values is None:
-        raise InputError(f"this surface has no {what}: draw its loss")
-    return grid.filled(grid_of(surface), values, centre, cubic=what == "loss")
+    values = stored(surface, what)
+    return grid.filled(grid_of(surface), values, getattr(surface, f"centre_{what}"), cubic=what == "loss")
 
 
 def place(surface: Surface, coordinates: np.ndarray, *, euclidean: bool) -> np.ndarray:

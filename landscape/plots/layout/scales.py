@@ -30,7 +30,7 @@ _MANTISSAS = ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), (1, 1.2, 1.5, 2, 2.
 class Scale:
     """Levels and colours that all panels of a figure share."""
 
-    what: str  # "loss" or "accuracy"
+    what: str  # as for `planes.stored`
     log: bool
     levels: np.ndarray  # ascending, at least two
     lowest: float  # of the values
@@ -67,15 +67,21 @@ class Scale:
         """Say what is cut off."""
         found = []
         if self.highest > self.high:
-            found.append(f"clipped: {self.what} above {self.high:.4g} (up to {self.highest:.3g})")
+            found.append(f"clipped: {name_of(self.what)} above {self.high:.4g} (up to {self.highest:.3g})")
         if self.lowest < self.low:
-            found.append(f"clipped: {self.what} below {self.low:.4g} (down to {self.lowest:.3g})")
+            found.append(f"clipped: {name_of(self.what)} below {self.low:.4g} (down to {self.lowest:.3g})")
         return found
 
     def ticks(self, most: int) -> np.ndarray:
         """Return levels for the labels of a colour bar, not more than can be read."""
         every = -(-len(self.levels) // most)
         return self.levels[::every]
+
+
+def name_of(what: str) -> str:
+    """Return the words for values that are drawn; see `planes.stored`."""
+    of = what.removesuffix("_stderr")
+    return what if of == what else f"s.e. of the {of}"
 
 
 def scale(
@@ -95,7 +101,7 @@ def scale(
         log: None is logarithmic where the values span decades.
         vmin: lowest level; None for what the values need.
         vmax: highest level.
-        what: the name of the values.
+        what: the values are, as for `planes.stored`.
 
     Returns:
         The scale.
@@ -103,16 +109,16 @@ def scale(
     Raises:
         InputError: no value is finite, or options that leave nothing to draw.
     """
-    finite = values[np.isfinite(values)]
+    finite, words = values[np.isfinite(values)], name_of(what)
     if not finite.size:
-        raise InputError(f"there is no finite {what} to draw")
+        raise InputError(f"there is no finite {words} to draw")
     lowest, highest = float(finite.min()), float(finite.max())
     for name, bound in (("vmin", vmin), ("vmax", vmax)):
         if bound is not None and not math.isfinite(bound):
             raise InputError(f"{arg(name)} must be a finite number, got {bound}")
     if log and (lowest < 0 or highest <= 0):
         raise InputError(
-            f"{arg('log', True)}: the {what} is {lowest:.4g} at its lowest, and a logarithm needs positive numbers"
+            f"{arg('log', True)}: the {words} is {lowest:.4g} at its lowest, and a logarithm needs positive numbers"
         )
     if not isinstance(levels, int | None):
         given = _given(levels)
@@ -131,7 +137,7 @@ def scale(
     for name, bound in (("vmin", vmin), ("vmax", vmax)):
         if bound is not None and not low < high:
             raise InputError(
-                f"{arg(name, bound)} leaves nothing to draw: the {what} is between {lowest:.4g} and {highest:.4g}"
+                f"{arg(name, bound)} leaves nothing to draw: the {words} is between {lowest:.4g} and {highest:.4g}"
             )
     chosen = _nice(low, high, levels or LEVELS, log)
     if vmin is not None:
