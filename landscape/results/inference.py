@@ -187,14 +187,15 @@ def share_stderr(share: np.ndarray, n: float) -> np.ndarray:
         n: samples.
 
     Returns:
-        The errors; nan for one sample, whose spread is not known.
+        The errors; nan for one sample, whose spread is not known, and for what is no share.
 
     Source: Agresti and Coull 1998, "Approximate is better than exact for interval estimation of binomial proportions".
     """
     if not n > 1:
         return np.full(np.shape(share), np.nan)
     shrunk = (np.asarray(share) * n + 1) / (n + 2)
-    error: np.ndarray = np.sqrt(shrunk * (1 - shrunk) / (n - 1))
+    with np.errstate(invalid="ignore"):  # of a share beyond 1, in a damaged file
+        error: np.ndarray = np.sqrt(shrunk * (1 - shrunk) / (n - 1))
     return error
 
 
