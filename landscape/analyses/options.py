@@ -10,7 +10,7 @@ from landscape.analyses import samples as of_samples
 from landscape.analyses.samples import GGN_TOL, LEFT_OUT, METHODS, Method
 from landscape.curvature import extremes, probing, traces
 from landscape.curvature.algebra import Operator
-from landscape.curvature.kinds import KINDS, Kind
+from landscape.curvature.kinds import HESSIAN, KINDS, Kind
 from landscape.curvature.lanczos import DISTRIBUTIONS, Distribution
 from landscape.curvature.places import Place, Room
 from landscape.curvature.probing import DEFLATED, Plan
@@ -240,6 +240,22 @@ def way_of_trace(operator: Operator, options: Options, refusal: Callable[[], str
         raise InputError(f"{way} is not possible: {reason}; {arg('trace', 'probes')} estimates it")
     log.info("the trace is estimated by probes, because %s", reason)
     return "probes"
+
+
+def has_beyond(objective: Objective, kind: Kind, options: Options, way: Trace) -> bool:
+    """Say whether the traces of samples' H - G are estimated, for the errors of the traces of Hessians over samples.
+
+    Args:
+        objective: model, loss and data in parts.
+        kind: of matrix.
+        options: of the spectrum.
+        way: from `way_of_trace`.
+
+    Returns:
+        Whether they are: of networks for which H may have another trace than G.
+    """
+    by_probes = kind is HESSIAN and options.sampling_errors and way == "probes"
+    return by_probes and traces.of_bends(objective, kind) is not None
 
 
 def trace_of(operator: Operator, name: str, way: Trace, seed: int) -> tuple[float, float] | None:

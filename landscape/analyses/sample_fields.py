@@ -30,21 +30,25 @@ many for each unit by which outputs are seen to differ from those in float64. Me
 _COMPARED = 32  # samples with outputs that are computed in float64 too
 
 
-def statistics(found: Samples, curvature: np.ndarray, crossfit: np.ndarray) -> dict[str, np.ndarray]:
+def statistics(
+    found: Samples, curvature: np.ndarray, crossfit: np.ndarray, beyond: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
     """Return the fields of one part's spectrum that come from single samples.
 
     Args:
         found: of the part.
         curvature: (n,) of `along_rows` or `along_vector`.
         crossfit: (n,) of the same.
+        beyond: (n,) of `beyond_traces`; None if the trace is that of the rows.
 
     Returns:
         Fields by name, each with a part axis of length 1.
     """
     known = found.lengths
+    traces = known.traces if beyond is None else known.traces + beyond
     decay = found.objective.weight_decay if found.kind.decays else 0.0
     fields: dict[str, Any] = {
-        "trace_sampling_stderr": found.stderr(known.traces),
+        "trace_sampling_stderr": found.stderr(traces),
         "lambda_max_sampling_stderr": found.stderr(curvature),
         "lambda_max_crossfit": float(known.weights @ crossfit) + decay,
         "lambda_max_crossfit_stderr": found.stderr(crossfit),
@@ -59,6 +63,8 @@ def statistics(found: Samples, curvature: np.ndarray, crossfit: np.ndarray) -> d
         "sample_trace": known.traces / found.factors,
         "sample_curvature": curvature / found.factors,
     } | _sharpest(found, known.weights * curvature)
+    if beyond is not None:
+        fields["sample_beyond"] = beyond / found.factors
     return {name: np.asarray(value)[None] for name, value in fields.items()}
 
 

@@ -21,7 +21,8 @@ from landscape.autodiff.operations import multiplications
 from landscape.autodiff.wide import wide
 from landscape.curvature import rows, rows_apart, tails
 from landscape.curvature.forms import forms_along
-from landscape.curvature.kinds import Factors, Kind
+from landscape.curvature.kinds import KINDS, Factors, Kind
+from landscape.curvature.lanczos import probe
 from landscape.curvature.outputs import Keep, largest
 from landscape.curvature.rows import Found, Lengths, Rows, Stored
 from landscape.errors import InputError, arg
@@ -58,6 +59,8 @@ SLOPES = 0.05, 0.01
 are `NEAR`, and otherwise."""
 MISSING = 0.02, 0.01
 """Fraction of lambda_max that may be missing then, and is divided among these samples: in the same two cases."""
+BEYOND = 4
+"""Random vectors for the traces of samples' H - G."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -474,6 +477,35 @@ def _along(found: Samples, some: np.ndarray, *, top: Tensor, folds: bool) -> tup
     for into, own, values in zip([curvature, *[crossfit] * len(pieces[1:])], owners, computed, strict=True):
         into[own] = values
     return curvature, crossfit
+
+
+def beyond_traces(found: Samples, seed: int) -> np.ndarray:
+    """Estimate the trace of each sample's H - G by z^T (H_i - G_i) z, with z of random signs.
+
+    H_i - G_i is a sum over the logits, each weighted by the slope of the loss in it. Where few samples have nearly all
+    slopes, each of these takes as many z, at most `BEYOND`, as cost one pass over all samples; the others have 0.
+
+    The estimate has no bias, and the variance 2 sum (H_i - G_i)_ab^2 over all a and b that differ, divided by the
+    number of z. The spread over samples contains it: an error of the mean is on average too large, not too small.
+
+    Args:
+        found: of the part, for the Hessian.
+        seed: of the random signs.
+
+    Returns:
+        (n,), weighted as the losses of the samples are.
+    """
+    objective, values = found.objective, np.zeros(len(found.members))
+    slopes = objective.team.agreed(found.lengths.weights * _slopes(found))
+    some = largest(slopes[:, None], SLOPES[1])[0]
+    times = min(BEYOND, len(values) // max(1, len(some)))
+    size = objective.layout.size
+    z = [probe(size, seed=seed, number=k, stream="beyond").to(torch.int8) for k in range(BEYOND)]
+    for k in range(min(BEYOND, len(some))):  # not all samples have the same z
+        own = some[k::BEYOND]
+        pieces = [(found.members[own], z[(k + r) % BEYOND]) for r in range(times)]
+        values[own] = np.mean(forms_along(objective, KINDS["residual"], pieces), axis=0)
+    return values
 
 
 def _slopes(found: Samples) -> np.ndarray:

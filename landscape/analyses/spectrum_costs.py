@@ -11,7 +11,9 @@ from torch import Tensor
 
 from landscape.analyses import accuracy, pooled
 from landscape.analyses import samples as of_samples
-from landscape.analyses.options import Options, Trace, Way, all_rows, sample_by_sample, trace_of, way_of_trace
+from landscape.analyses.options import (
+    Options, Trace, Way, all_rows, has_beyond, sample_by_sample, trace_of, way_of_trace,
+)  # fmt: skip
 from landscape.analyses.room import is_ample, needs_all, room_of, rows_beside
 from landscape.analyses.run_costs import Runs, runs_of
 from landscape.autodiff import distributed, memory
@@ -19,8 +21,8 @@ from landscape.autodiff.costs import Work, sizes, warming
 from landscape.autodiff.distributed import ALONE, Team
 from landscape.curvature import extremes, places, probing, rows, traces
 from landscape.curvature.algebra import Operator
-from landscape.curvature.forms import forms_along
-from landscape.curvature.kinds import Kind
+from landscape.curvature.forms import forms_along, quadratic_forms
+from landscape.curvature.kinds import KINDS, Kind
 from landscape.curvature.lanczos import lanczos, probe
 from landscape.curvature.places import Place, Room
 from landscape.curvature.rows import Lengths
@@ -134,6 +136,9 @@ class SpectrumCosts:
                     1.0,
                     arg("trace", "sampled" if way == "exact" else "probes"),
                 )
+        if self.by_samples and not self._by_rows and has_beyond(self.small, self.kind, options, self._way):
+            what = "curvature of the network itself, for single samples"
+            yield self._work(what, self._beyond, 1.0, arg("sampling_errors", False))
         if self._pooled:
             yield self._work("passes for the rows of all parts", self._rows_again, 1.0, arg("sampling_errors", False))
             yield Work(
@@ -325,6 +330,11 @@ class SpectrumCosts:
                     of_samples.along_vector(per_sample, top, value, folds=False)
 
         return once
+
+    def _beyond(self, n: int) -> Callable[[], object]:
+        return partial(
+            quadratic_forms, self.small, KINDS["residual"], self.small.members[self.parts.index(n)], self._vector()
+        )
 
     def _sharpest(self, part: int) -> tuple[Tensor, float]:
         """Return a unit vector that is close to that of lambda_max, and the curvature along it."""

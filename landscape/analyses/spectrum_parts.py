@@ -19,7 +19,16 @@ from landscape.analyses import overlap as overlaps
 from landscape.analyses import sample_fields, summaries
 from landscape.analyses import samples as of_samples
 from landscape.analyses.accuracy import draws_of
-from landscape.analyses.options import Options, Trace, Way, all_rows, sample_by_sample, trace_of, way_of_trace
+from landscape.analyses.options import (
+    Options,
+    Trace,
+    Way,
+    all_rows,
+    has_beyond,
+    sample_by_sample,
+    trace_of,
+    way_of_trace,
+)
 from landscape.analyses.pooled import row_products, to_keep
 from landscape.analyses.room import RoomOnce, is_ample, rows_beside, sizes_of, too_large, trial_of
 from landscape.analyses.run_costs import costs_of_matrices
@@ -176,6 +185,11 @@ class _ObjectiveJob(Job):
     def way_of_trace(self) -> Trace:
         return _agreed(self.own_way(by_samples=self.by_samples))
 
+    @property
+    def has_beyond(self) -> bool:
+        """Whether the traces of samples' H - G are estimated."""
+        return distributed.team().all(has_beyond(self.used, self.kind, self.options, self.way_of_trace))
+
     def _own_way(self, *, by_samples: bool) -> Trace:
         refusal = partial(traces.of_bends, self.used, self.kind) if by_samples else None  # rows have been tried
         return way_of_trace(self.operator, self.options, refusal)
@@ -198,7 +212,8 @@ class _ObjectiveJob(Job):
         made = found.fields
         if per_sample is not None and options.sampling_errors:
             along_top = of_samples.along_vector(per_sample, found.top, float(made["lambda_max"][0]))
-            fields |= sample_fields.statistics(per_sample, *along_top)
+            beyond = of_samples.beyond_traces(per_sample, options.seed) if self.has_beyond else None
+            fields |= sample_fields.statistics(per_sample, *along_top, beyond)
             if made["ritz_vectors"] is not None:
                 fields |= sample_fields.of_eigenvalues(per_sample, made["ritz_values"], made["ritz_vectors"])
         if options.accuracy is not None:

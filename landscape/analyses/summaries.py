@@ -159,7 +159,8 @@ def errors(
         objective: model, loss and data in parts; of draws, if samples are drawn.
         part: position of the part.
         per_sample: the numbers of its samples, or None.
-        trace_of_rows: the trace is that of the rows; else the error of its draw is unknown.
+        trace_of_rows: the trace is that of the rows; else the error of its draw is the one over samples, if these have
+            estimates of the traces of H - G.
 
     Returns:
         Fields by name; nan for a draw whose error is unknown.
@@ -171,7 +172,9 @@ def errors(
     of_lambda_max = of_draw.of_lambda_max
     if of_lambda_max > 0 and (own := made.get("lambda_max_sampling_stderr")) is not None:
         of_lambda_max = max(of_lambda_max, float(np.hypot(own[0], of_draw.bias)))
-    of_trace = of_draw.trace if trace_of_rows or of_draw.trace == 0 else np.nan
+    of_trace = of_draw.trace
+    if of_trace != 0 and not trace_of_rows:
+        of_trace = float(made["trace_sampling_stderr"][0]) if "sample_beyond" in made else np.nan
     return {
         "lambda_max_error": np.hypot(made["lambda_max_residual"], of_lambda_max),
         "trace_error": np.hypot(made["trace_stderr"], of_trace),

@@ -5,8 +5,8 @@ the part is fitted; the second says how the network turns uncertainty into curva
 strongly correlated, so the second factor is known from far fewer samples than the trace.
 
 The traces of single samples are those of the Gauss-Newton or Fisher matrix. Where probes estimated the trace of a
-Hessian, it is another number than their mean: its error has that of the probes in it, and the identity above is that of
-G, whose trace the second factor is then made of.
+Hessian, it is another number than their mean: its error has that of the probes in it and, over samples, the spread of
+estimates of the traces of H - G. The identity above is then that of G, whose trace the second factor is made of.
 """
 
 from dataclasses import dataclass
@@ -73,25 +73,25 @@ def of_part(found: Spectrum, p: int, *, level: float = 0.9) -> OverSamples | Non
     known = _draws(found, p)
     if known is None or found.lambda_max_crossfit is None or found.lambda_max_crossfit_stderr is None:
         return None
-    traces, curvatures, uncertainty, tell = known
-    n = len(traces)
+    traces, curvatures, uncertainty, beyond, tell = known
+    n, whole = len(traces), traces + beyond
     value, error = float(found.lambda_max[p]), inference.stderr(curvatures)
     crossfit, crossfit_error = float(found.lambda_max_crossfit[p]), float(found.lambda_max_crossfit_stderr[p])
     weighted, n_random = known_exactly(found, p), n if tell is None else int(np.count_nonzero(tell))
     enough = inference.LEAST_WEIGHTED if weighted else inference.LEAST
     interval = partial(inference.interval, level=level, n=n_random, least=enough)
-    mean, of_estimate, of_rows = float(traces.mean()), estimate_error(found, p), _estimate_of_rows(found, p)
+    mean, of_estimate, of_rows = float(whole.mean()), estimate_error(found, p), _estimate_of_rows(found, p)
     least = 0.0 if of_rows and traces.min() >= 0 else -np.inf  # a Hessian's trace by probes may be negative
     widened = partial(inference.widened, least=least, level=level)
-    # Around the trace itself: that of a Hessian may differ from the traces of the samples' Gauss-Newton parts.
-    beyond, alone = float(found.trace[p]) - mean, interval(traces)
-    low, high = widened(alone, mean, of_estimate)
+    # Around the trace itself: that of a Hessian may differ from the estimates of its samples' traces.
+    around = float(found.trace[p]) - mean
+    low, high = widened(interval(whole), mean, of_estimate)
     made: dict[str, Any] = {"n": n, "n_random": n_random, "weighted": weighted, "lambda_max": (value, error)}
     made |= factors(found, p)
     made |= {
         "n_effective": inference.effective(uncertainty if tell is None else uncertainty[tell]),
-        "trace": (float(found.trace[p]), float(np.hypot(inference.stderr(traces), of_estimate))),
-        "trace_interval": (low + beyond, high + beyond),
+        "trace": (float(found.trace[p]), float(np.hypot(inference.stderr(whole), of_estimate))),
+        "trace_interval": (low + around, high + around),
     }
     if weighted:
         below = made["uncertainty"][0]
@@ -100,7 +100,7 @@ def of_part(found: Spectrum, p: int, *, level: float = 0.9) -> OverSamples | Non
             **made,
             lambda_max_interval=inference.around(value, error, n_random, level=level),
             uncertainty_interval=(below, below),
-            trace_ratio_interval=_divided(widened(alone, mean, of_rows), below),
+            trace_ratio_interval=_divided(widened(interval(traces), float(traces.mean()), of_rows), below),
             lambda_max_ratio_interval=_divided(ends, below),
         )
     ratio_low, ratio_high = inference.ratio_interval(curvatures, uncertainty, level=level, tell=tell)
@@ -185,7 +185,7 @@ def factors(found: Spectrum, p: int) -> dict[str, tuple[float, float]]:
     """
     if (known := _draws(found, p)) is None:
         return dict.fromkeys(("uncertainty", "trace_ratio", "lambda_max_ratio"), (np.nan, np.nan))
-    traces, curvatures, uncertainty, _ = known
+    traces, curvatures, uncertainty, *_ = known
     below = float(uncertainty.mean()), inference.stderr(uncertainty)
     if known_exactly(found, p) and found.uncertainty is not None:
         below = float(found.uncertainty[p]), 0.0
@@ -228,10 +228,11 @@ def known_exactly(found: Spectrum, p: int) -> bool:
     return bool(np.ptp(known) > 1e-9 * known.max())
 
 
-def _draws(found: Spectrum, p: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None] | None:
-    """Return traces, curvatures and uncertainty of a part's samples as `inference.draws` does, and which ones tell.
+def _draws(found: Spectrum, p: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray | None] | None:
+    """Return numbers of a part's samples as `inference.draws` does, and which samples tell.
 
-    The last one is None if all samples could have been others: draws that were certain could not. All is None for a
+    The numbers are traces, curvatures, uncertainty, and traces of H - G, which are 0 where these are not estimated. The
+    last one is None if all samples could have been others: draws that were certain could not. All is None for a
     spectrum without fields of single samples.
     """
     if (
@@ -246,11 +247,12 @@ def _draws(found: Spectrum, p: int) -> tuple[np.ndarray, np.ndarray, np.ndarray,
     if repeated(found, p):
         own, weights = np.flatnonzero(own)[:1], weights.sum(keepdims=True)
     chances = None if found.sample_chance is None else found.sample_chance[p][own]
-    traces, curvatures, uncertainty = (
+    beyond = np.zeros_like(found.sample_trace) if found.sample_beyond is None else np.nan_to_num(found.sample_beyond)
+    traces, curvatures, uncertainty, beyond = (
         inference.draws(values[p][own], weights, chances)
-        for values in (found.sample_trace, found.sample_curvature, found.sample_uncertainty)
+        for values in (found.sample_trace, found.sample_curvature, found.sample_uncertainty, beyond)
     )
-    return traces, curvatures, uncertainty, None if chances is None or np.isnan(chances).any() else chances < 1
+    return traces, curvatures, uncertainty, beyond, None if chances is None or np.isnan(chances).any() else chances < 1
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -29,7 +29,13 @@ class Pool:
     chances: np.ndarray  # (n,) probability with which each was drawn; nan where a part has all its samples
     traces: np.ndarray  # (n,) trace of each sample's Gauss-Newton or Fisher matrix
     uncertainty: np.ndarray  # (n,) tr M
+    beyond: np.ndarray | None = None  # (n,) estimates of the traces of H - G; 0 for parts without them
     gram: Gram | None  # the rows; None for a spectrum that keeps none
+
+    @property
+    def whole(self) -> np.ndarray:
+        """The traces of each sample's matrix, (n,): with the estimates for Hessians."""
+        return self.traces if self.beyond is None else self.traces + self.beyond
 
     def of(self, p: int) -> np.ndarray:
         """Return the weights of a part's own samples, and zero for the others, (n,)."""
@@ -76,6 +82,7 @@ def pool(found: Spectrum, parts: Sequence[int]) -> Pool:
     weights, traces, uncertainty = (
         values[list(parts)][own] for values in (found.sample_weight, found.sample_trace, found.sample_uncertainty)
     )
+    beyond = None if found.sample_beyond is None else np.nan_to_num(found.sample_beyond[list(parts)][own])
     gram = None
     if (
         found.gram is not None
@@ -94,7 +101,15 @@ def pool(found: Spectrum, parts: Sequence[int]) -> Pool:
                 sample=first[place[found.gram_part[rows]]] + found.gram_sample[rows],
                 n=len(part),
             )
-    return Pool(part=part, weights=weights, chances=chances[own], traces=traces, uncertainty=uncertainty, gram=gram)
+    return Pool(
+        part=part,
+        weights=weights,
+        chances=chances[own],
+        traces=traces,
+        uncertainty=uncertainty,
+        beyond=beyond,
+        gram=gram,
+    )
 
 
 def resampled(

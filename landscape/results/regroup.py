@@ -198,7 +198,7 @@ def _by_rows(
             ]
             return float(np.sqrt((share**2 * np.square(errors)).sum()))
 
-        own = {"trace_sampling_stderr": error(together.traces)}
+        own = {"trace_sampling_stderr": error(together.whole)}
         if together.gram is not None:
             value, combination = together.gram.top(weights)
             below = (

@@ -174,7 +174,8 @@ class Spectrum(Predicted):
     trace_sampling_stderr: Floats | None = array(
         "part",
         unit="loss",
-        doc="standard error over samples of the trace, of its Gauss-Newton part for a Hessian",
+        doc="standard error over samples of the trace; of that of G for a Hessian of another trace without "
+        "`sample_beyond`",
         optional=True,
     )
     lambda_max_sampling_stderr: Floats | None = array(
@@ -215,6 +216,14 @@ class Spectrum(Predicted):
     sample_uncertainty: Floats | None = array("part", "sample", unit="loss", doc="tr M of each sample", optional=True)
     sample_trace: Floats | None = array(
         "part", "sample", unit="loss", doc="trace of each sample's Gauss-Newton or Fisher matrix", optional=True
+    )
+    sample_beyond: Floats | None = array(
+        "part",
+        "sample",
+        unit="loss",
+        doc="estimate without bias of the trace of each sample's H - G, 0 for those with hardly any slope of the loss; "
+        "absent if H and G have the same trace, and in files of earlier versions",
+        optional=True,
     )
     sample_curvature: Floats | None = array(
         "part",

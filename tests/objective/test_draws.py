@@ -306,12 +306,13 @@ def test_few_random_draws_state_the_error_of_independent_ones():
 
 
 def test_the_error_of_lambda_max_of_a_smooth_network_is_not_that_of_its_rows_alone():
-    """H - G has most of this curvature; the trace of H has no rows, so that the error of its draw is unknown."""
+    """H - G has most of this curvature; the trace of H has no rows, and the error of its draw is that over samples."""
     objective = network(sizes=(200, 150), scale=8.0)
     found = ls.spectrum(objective, accuracy=0.1, seed=2)
     assert found.n_used[0] < 200
     assert found.lambda_max_error[0] >= found.lambda_max_sampling_stderr[0]
-    assert np.isnan(found.trace_error[0])
+    assert found.trace_error[0] == pytest.approx(np.hypot(found.trace_stderr[0], found.trace_sampling_stderr[0]))
+    assert np.isnan(ls.spectrum(objective, accuracy=0.1, seed=2, sampling_errors=False).trace_error[0])
 
 
 def test_the_mean_of_tr_m_has_its_sign_where_a_loss_is_not_convex_in_the_logits():
