@@ -228,8 +228,10 @@ def _draw_bands(
     """Draw one standard error around the losses and accuracies of one run; arguments as of `_draw_run`."""
     for ax, what in zip(axes, ("mark_loss", "mark_accuracy"), strict=False):
         values, errors = getattr(trajectory, what), getattr(trajectory, f"{what}_stderr")
+        if errors is None:
+            continue
         lowest = shared.low if what == "mark_loss" and shared.log else -np.inf  # a logarithmic axis cannot show less
-        for p, colour in shades.items() if errors is not None else ():
+        for p, colour in shades.items():
             low, high = values[own, p] - errors[own, p], values[own, p] + errors[own, p]
             ax.fill_between(x, np.maximum(low, lowest), high, color=colour, alpha=0.25, linewidth=0)
 
