@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from landscape.analyses import row_numbers
 from landscape.analyses import samples as of_samples
 from landscape.curvature import rows, rows_apart
 from landscape.curvature.kinds import Factors
@@ -124,8 +125,8 @@ def row_products(
 
 
 def _fitting(objective: Objective, cache_bytes: int, *, stored: bool = False) -> int:
-    """Return how many rows of all parts together fit, at most `MOST_ROWS`; see `samples.most_rows`."""
-    return min(MOST_ROWS, of_samples.most_rows(objective, cache_bytes, stored=stored))
+    """Return how many rows of all parts together fit, at most `MOST_ROWS`; see `row_numbers.most_rows`."""
+    return min(MOST_ROWS, row_numbers.most_rows(objective, cache_bytes, stored=stored))
 
 
 def _share(lengths: list[Lengths], most: int) -> float | None:

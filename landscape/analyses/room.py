@@ -89,7 +89,7 @@ def rows_beside(options: Options, row_bytes: int, entry: int, n: int, *, complet
 
     Args:
         options: of the spectrum.
-        row_bytes: memory for rows, see `samples.row_bytes`; 0 without rows.
+        row_bytes: memory for rows, see `row_numbers.row_bytes`; 0 without rows.
         entry: bytes of one row.
         n: number of samples.
         complete: whether all rows are measured, which makes vectors needless unless there are too many.

@@ -6,18 +6,16 @@ directions for cross-fitting, and nearly all of lambda_max. Curvature along a ve
 """
 
 import logging
-import math
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NoReturn, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from landscape.autodiff import memory, trees
+from landscape.analyses.row_numbers import are_worth_it, most_rows
+from landscape.autodiff import trees
 from landscape.autodiff.differentiable import differentiable_attention
-from landscape.autodiff.distributed import Team
-from landscape.autodiff.operations import multiplications
 from landscape.autodiff.wide import wide
 from landscape.curvature import rows, rows_apart, tails
 from landscape.curvature.forms import forms_along
@@ -25,7 +23,7 @@ from landscape.curvature.kinds import KINDS, Factors, Kind
 from landscape.curvature.lanczos import probe
 from landscape.curvature.outputs import Keep, largest
 from landscape.curvature.rows import Found, Lengths, Rows, Stored
-from landscape.errors import InputError, arg
+from landscape.errors import InputError
 from landscape.objective.objective import Objective
 from landscape.results import inference
 from landscape.results.gram import Eigen, Gram
@@ -34,15 +32,8 @@ log = logging.getLogger(__name__)
 
 Method: TypeAlias = Literal["auto", "rows", "lanczos"]
 METHODS: tuple[Method, ...] = get_args(Method)
-FEW_ROWS = 2048
-"""So many rows give the eigenvalues of a part also where the products of Lanczos are fewer operations."""
-_PRODUCTS = 48
-"""Bytes for each entry of the matrix of the rows' products: itself, a copy with weights, eigenvectors, work space."""
 _LENGTHS = 0.7
 """Fraction of the time of many rows that their lengths take, about."""
-_BACKWARD, _PRODUCT, _EIGEN = 3, 4, 7
-"""Operations for each of a forward pass: of a row, and of a product with a sample's matrix. And those of all
-eigenvectors of m rows, over the third power of m, measured beside the products of the rows."""
 GGN_TOL = 1e-4
 LEFT_OUT = 1e-3
 """The largest fraction of lambda_max that rows which give eigenvalues leave out."""
@@ -162,83 +153,6 @@ class Samples:
         return value, self.lengths.trace_stderr
 
 
-def row_bytes(device: torch.device, cache_bytes: int, memory_bytes: int | None) -> int:
-    """Return the memory for the rows of a part.
-
-    Rows are in memory up to three times: those of the part twice while some are added, half as many beside their
-    lengths, and half as many of all parts for later.
-
-    Args:
-        device: of the rows.
-        cache_bytes: the most.
-        memory_bytes: bytes that this process may use in all; None for most of the free memory.
-
-    Returns:
-        Bytes, for `samples`.
-    """
-    return min(cache_bytes, memory.room(device, memory_bytes) // 3)
-
-
-def most_rows(objective: Objective, cache_bytes: int, *, stored: bool = False, team: Team | None = None) -> int:
-    """Return how many rows of a part fit into memory, and so does what is computed of their inner products.
-
-    Args:
-        objective: model, loss and data in parts.
-        cache_bytes: memory for rows, and as much again for the matrix of their products and its eigenvectors.
-        stored: all of their columns are in memory at the same time; otherwise those of one tensor at least.
-        team: processes that divide the columns; None means those of the objective.
-
-    Returns:
-        The number.
-    """
-    columns = objective.layout.size if stored else max(objective.layout.sizes)
-    width = (objective.team if team is None else team).largest(columns)
-    products = max(FEW_ROWS, math.isqrt(cache_bytes // _PRODUCTS))
-    return min(products, cache_bytes // (width * objective.dtype.itemsize))
-
-
-def are_worth_it(objective: Objective, n: int, n_rows: int, products: int | None, cache_bytes: int) -> bool:
-    """Say whether rows whose lengths are known take fewer operations than Lanczos.
-
-    Args:
-        objective: model, loss and data in parts.
-        n: number of samples of the part.
-        n_rows: the number of its rows.
-        products: that Lanczos would take; None if it is out of the question.
-        cache_bytes: memory for rows.
-
-    Returns:
-        Whether they do, or are few.
-    """
-    if products is None or n_rows <= FEW_ROWS:
-        return True
-    size, inputs = objective.layout.size, trees.one(objective.example(0)[0], 0)
-    forward = max(size, multiplications(lambda: objective.logits(objective.theta, inputs)))
-    passes = -(-n_rows * size * objective.dtype.itemsize // cache_bytes)
-    of_rows = n_rows * (_BACKWARD * passes * forward + n_rows * size // 2 + _EIGEN * n_rows**2)
-    return of_rows <= products * n * _PRODUCT * forward
-
-
-def refuse_number(objective: Objective, name: str, cache_bytes: int, without_limit: int) -> NoReturn:
-    """Refuse a part that needs more rows than are kept, although rows are required.
-
-    Args:
-        objective: model, loss and data in parts.
-        name: of the part.
-        cache_bytes: memory for rows, as of `row_bytes`.
-        without_limit: the cache, before the limit on memory was applied.
-
-    Raises:
-        InputError: always.
-    """
-    most = most_rows(objective, cache_bytes)
-    limit = arg("memory_bytes" if most < most_rows(objective, without_limit) else "cache_bytes")
-    raise InputError(
-        f"{arg('method', 'rows')} is not possible: {name} needs more than {most:,} rows, which are all that {limit} "
-        f"holds: raise that, or use {arg('method', 'lanczos')}"
-    )
-
-
 def refusal(objective: Objective, kind: Kind) -> str | None:
     """Say why a matrix cannot be computed from single samples.
 
@@ -285,7 +199,8 @@ def samples(
             For other matrices this applies if `complete` is false.
         later: the longest rows to keep beside their lengths for a later call of `rows.rows`; None for none.
         complete: measure all rows of a matrix that has rows, for its eigenvalues; otherwise they only give directions.
-        products: that would give the eigenvalues in place of rows, see `are_worth_it`; None to take all rows that fit.
+        products: that would give the eigenvalues in place of rows (`row_numbers.are_worth_it`); None to take all rows
+            that fit.
         report: called with the fraction that is done, if all rows of a matrix that has rows are measured.
 
     Returns:

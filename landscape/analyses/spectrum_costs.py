@@ -9,10 +9,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landscape.analyses import accuracy, pooled
+from landscape.analyses import accuracy, pooled, row_numbers
 from landscape.analyses import samples as of_samples
 from landscape.analyses.options import (
-    Options, Trace, Way, all_rows, has_beyond, sample_by_sample, trace_of, way_of_trace,
+    Options,
+    Trace,
+    Way,
+    all_rows,
+    has_beyond,
+    sample_by_sample,
+    trace_of,
+    way_of_trace,
 )  # fmt: skip
 from landscape.analyses.room import is_ample, needs_all, room_of, rows_beside
 from landscape.analyses.run_costs import Runs, runs_of
@@ -77,7 +84,7 @@ class SpectrumCosts:
         self.cache_bytes, self.memory_bytes = cache_bytes, memory_bytes
         world, in_order = distributed.world(), sorted(map(len, objective.members), reverse=True)
         self.all_processes, self.is_shared = Team(0, world), jobs.n_shared(in_order, world) > 0  # the largest part
-        of_rows = of_samples.row_bytes(objective.device, cache_bytes, memory_bytes)
+        of_rows = row_numbers.row_bytes(objective.device, cache_bytes, memory_bytes)
         own = np.array([*places.free(objective.device, memory_bytes), of_rows])
         with distributed.together():
             least, most = distributed.team().least(own), -distributed.team().least(-own)
@@ -289,19 +296,19 @@ class SpectrumCosts:
         if found is None and self.options.method == "rows":
             largest = max(range(self.pieces), key=lambda p: len(self.objective.members[p]))
             name = self.objective.partition.names[largest]
-            of_samples.refuse_number(self.objective, name, self.row_bytes, self.cache_bytes)
+            row_numbers.refuse_number(self.objective, name, self.row_bytes, self.cache_bytes)
         if found is None:
             return 0
         number, products = round(found * self.samples / self.counts[last]), self.options.of_samples["products"]
         given = self.objective, self.samples, number, products, self.row_bytes
-        if number <= most and (not self.complete or of_samples.are_worth_it(*given)):
+        if number <= most and (not self.complete or row_numbers.are_worth_it(*given)):
             return number
         return most * (self.options.method == "rows" or not self.complete)
 
     @property
     def _most_rows(self) -> int:
         """Number of rows of a part at most; all eigenvalues need the columns of one tensor at a time."""
-        return of_samples.most_rows(self.objective, self.row_bytes, stored=not self.complete, team=self.team)
+        return row_numbers.most_rows(self.objective, self.row_bytes, stored=not self.complete, team=self.team)
 
     def _rows(self, part: int) -> _Rows:
         found = self._per_sample(part, self.row_bytes)

@@ -16,7 +16,7 @@ import numpy as np
 from torch import Tensor
 
 from landscape.analyses import overlap as overlaps
-from landscape.analyses import sample_fields, summaries
+from landscape.analyses import row_numbers, sample_fields, summaries
 from landscape.analyses import samples as of_samples
 from landscape.analyses.accuracy import draws_of
 from landscape.analyses.options import (
@@ -156,7 +156,7 @@ class _ObjectiveJob(Job):
         objective, kind, options = subject.objective, subject.kind, subject.options
         self.subject = subject
         self.objective, self.kind, self.options = objective, kind, options
-        self.row_bytes = _least(of_samples.row_bytes(objective.device, subject.cache_bytes, subject.memory_bytes))
+        self.row_bytes = _least(row_numbers.row_bytes(objective.device, subject.cache_bytes, subject.memory_bytes))
         self.given: dict[str, Any] = {"journal": journal, "progress": progress}
         self.drawn = draws_of(
             objective, kind, samples=options.samples, accuracy=options.accuracy, seed=options.seed,
@@ -225,10 +225,10 @@ class _ObjectiveJob(Job):
 
     def _leave_rows(self, name: str, shared: Objective, needed: int) -> None:
         """Say that a part's matrix has too many rows; raise InputError if the options require them."""
-        most, cache_bytes = of_samples.most_rows(shared, self.row_bytes), self.subject.cache_bytes
+        most, cache_bytes = row_numbers.most_rows(shared, self.row_bytes), self.subject.cache_bytes
         if self.options.method == "rows":
-            of_samples.refuse_number(shared, name, self.row_bytes, cache_bytes)
-        if most < min(needed, of_samples.most_rows(shared, cache_bytes)):
+            row_numbers.refuse_number(shared, name, self.row_bytes, cache_bytes)
+        if most < min(needed, row_numbers.most_rows(shared, cache_bytes)):
             log.warning(
                 "%s: %d rows are needed, and only %d fit into memory: products replace them", name, needed, most
             )

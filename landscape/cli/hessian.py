@@ -9,6 +9,7 @@ from typing import Any
 import cloup
 import numpy as np
 
+from landscape.analyses import row_numbers
 from landscape.analyses import samples as of_samples
 from landscape.analyses.options import TRACES, Options, all_rows, ggn_tol_for
 from landscape.analyses.samples import METHODS
@@ -346,8 +347,8 @@ def _by_rows(console: Console, found: Spectrum, objective: Objective, options: O
         reason = f"{objective.outputs.size:,} backward passes are more than the products of Lanczos"
     elif (reason := of_samples.refusal(objective, kind) or "") == "":
         reason = (
-            f"they need more rows than fit into --cache, or more than {of_samples.FEW_ROWS:,}, which would take longer "
-            f"than {options.products:,} products (--method rows takes them)"
+            f"they need more rows than fit into --cache, or more than {row_numbers.FEW_ROWS:,}, which would take "
+            f"longer than {options.products:,} products (--method rows takes them)"
         )
     others = [part for part, known in zip(found.parts, own, strict=True) if not known]
     console.note(f"by Lanczos, not by rows: {few(others)}, because {reason}")

@@ -10,7 +10,7 @@ from interruptions import Interrupting
 from refusals import refused
 
 import landscape as ls
-from landscape.analyses import samples, spectrum_parts
+from landscape.analyses import row_numbers, spectrum_parts
 from landscape.analyses.options import Options, ggn_tol_for
 from landscape.analyses.room import RoomOnce, is_ample, needs_all, trial_of
 from landscape.autodiff import memory
@@ -102,8 +102,8 @@ def test_rows_are_as_many_as_fit_into_memory(monkeypatch, caplog):
 
 def test_rows_of_a_part_are_three_times_in_memory_at_most(monkeypatch):
     entry = with_room_for(monkeypatch, 3 * 7 + 2)
-    assert samples.row_bytes(torch.device("cpu"), 10**9, None) // entry == 7
-    assert samples.row_bytes(torch.device("cpu"), 5 * entry, None) == 5 * entry
+    assert row_numbers.row_bytes(torch.device("cpu"), 10**9, None) // entry == 7
+    assert row_numbers.row_bytes(torch.device("cpu"), 5 * entry, None) == 5 * entry
 
 
 @pytest.mark.parametrize(

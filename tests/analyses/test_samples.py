@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import landscape as ls
-from landscape.analyses import samples
+from landscape.analyses import row_numbers, samples
 from landscape.errors import InputError
 from landscape.results import inference, over_samples, quadrature
 
@@ -125,30 +125,30 @@ def test_lanczos_takes_over_where_rows_are_too_many_and_says_so(monkeypatch, cap
 
 def test_many_rows_are_taken_where_products_would_be_more_work(monkeypatch):
     objective = CASES["mlp-tanh"].objective()
-    monkeypatch.setattr(samples, "FEW_ROWS", 3)
+    monkeypatch.setattr(row_numbers, "FEW_ROWS", 3)
     whole, one = 2**30, objective.layout.size * 8
-    assert samples.are_worth_it(objective, 5, 3, 0, whole)  # few
-    assert samples.are_worth_it(objective, 5, 4, None, whole)  # required
-    assert not samples.are_worth_it(objective, 5, 4, 0, whole)
+    assert row_numbers.are_worth_it(objective, 5, 3, 0, whole)  # few
+    assert row_numbers.are_worth_it(objective, 5, 4, None, whole)  # required
+    assert not row_numbers.are_worth_it(objective, 5, 4, 0, whole)
     size, m = objective.layout.size, 40
     forward = size  # a perceptron multiplies by each weight once, and by no bias
     for cache_bytes, passes in ((whole, 1), (one * m // 4, 4)):
         of_rows = 3 * passes * m * forward + m**2 * size / 2 + 7 * m**3
         enough = int(np.ceil(of_rows / (4 * 5 * forward)))
-        assert samples.are_worth_it(objective, 5, m, enough, cache_bytes)
-        assert not samples.are_worth_it(objective, 5, m, enough - 1, cache_bytes)
+        assert row_numbers.are_worth_it(objective, 5, m, enough, cache_bytes)
+        assert not row_numbers.are_worth_it(objective, 5, m, enough - 1, cache_bytes)
 
 
 def test_many_rows_give_the_eigenvalues_that_few_give(monkeypatch):
     objective = CASES["residual-relu"].objective()
     expected = ls.spectrum(objective, operator="ggn")
-    monkeypatch.setattr(samples, "FEW_ROWS", 1)
+    monkeypatch.setattr(row_numbers, "FEW_ROWS", 1)
     counted = []
-    monkeypatch.setattr(samples, "multiplications", lambda run: counted.append(run()) or 10**9)
+    monkeypatch.setattr(row_numbers, "multiplications", lambda run: counted.append(run()) or 10**9)
     found = ls.spectrum(objective, operator="ggn")
     assert len(counted) > 1  # once for each part with more than one row
     np.testing.assert_array_equal(found.eigenvalues, expected.eigenvalues)
-    monkeypatch.setattr(samples, "multiplications", lambda run: -(10**9))
+    monkeypatch.setattr(row_numbers, "multiplications", lambda run: -(10**9))
     required = ls.spectrum(objective, operator="ggn", method="rows")  # which no number of operations forbids
     np.testing.assert_array_equal(required.eigenvalues, expected.eigenvalues)
 

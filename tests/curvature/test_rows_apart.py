@@ -9,7 +9,7 @@ from cases import CASES
 from refusals import refused
 
 import landscape as ls
-from landscape.analyses import samples
+from landscape.analyses import row_numbers
 from landscape.curvature import rows, rows_apart
 from landscape.curvature.kinds import KINDS
 from landscape.errors import InputError
@@ -59,6 +59,6 @@ def test_a_spectrum_of_rows_that_do_not_fit_is_the_same(operator):
 def test_rows_of_which_no_tensor_fits_are_refused():
     objective = CASES["residual-relu"].objective()
     few = room_for(objective, 3)
-    assert samples.most_rows(objective, few) == 3 > samples.most_rows(objective, few, stored=True)
+    assert row_numbers.most_rows(objective, few) == 3 > row_numbers.most_rows(objective, few, stored=True)
     with refused(InputError, "cache_bytes", "3", method="lanczos"):
         ls.spectrum(objective, operator="ggn", method="rows", cache_bytes=few)
