@@ -18,8 +18,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from landscape.errors import InputError, arg, said
 from landscape.plots.layout import panels, paper, theme
 from landscape.plots.layout.drawable import figure
-from landscape.plots.layout.parts import MOST_PARTS, colours, heading, joined, named, weighting, without_errors
-from landscape.plots.layout.planes import axis_labels, units
+from landscape.plots.layout.parts import MOST_PARTS, colours, heading, joined, named, weighting
+from landscape.plots.layout.planes import axis_labels, units, without_errors
 from landscape.plots.layout.scales import Scale, label, scale
 from landscape.results import Surface, inference, written
 from landscape.results.regroup import verdict_of

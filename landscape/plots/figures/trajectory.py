@@ -19,7 +19,7 @@ from landscape.plots.figures.lines import loss_axis, rank_bar
 from landscape.plots.layout import drawing, panels, planes, theme
 from landscape.plots.layout.drawable import figure
 from landscape.plots.layout.marks import draw_marks, run_colours, run_handles
-from landscape.plots.layout.parts import MOST_PARTS, colours, heading, joined, named, title, without_errors
+from landscape.plots.layout.parts import MOST_PARTS, colours, heading, joined, named, title
 from landscape.plots.layout.scales import Scale, scale
 from landscape.results import Trajectory, written
 from landscape.results.grid import interpolate
@@ -125,7 +125,7 @@ def trajectory_along(
     if not paths:
         raise InputError("no run has two checkpoints, so that there is no path to draw")
     if errors and trajectory.mark_loss_stderr is None:
-        raise InputError(without_errors())
+        raise InputError(planes.without_errors())
     surface = _Projected(*(_at_projections(trajectory, what) for what in ("loss", "accuracy")))
     marks = np.concatenate(list(paths.values()))
     drawn = np.concatenate([trajectory.mark_loss[marks][:, chosen].ravel(), surface.loss[chosen][:, marks].ravel()])

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 from matplotlib.axes import Axes
 
-from landscape.errors import InputError, arg, position
+from landscape.errors import InputError, position
 from landscape.plots.layout import theme
 from landscape.results import (
     Distances,
@@ -57,11 +57,6 @@ def joined(surface: S, parts: Sequence[str] | None) -> tuple[S, list[int], str]:
         surface = _groups(surface)
         words = f"{n} parts joined: " + ", ".join(_COUNTS.get(name, name) for name in surface.parts)
     return surface, by_count(surface, range(len(surface.parts))), words
-
-
-def without_errors() -> str:
-    """Return what is wrong where errors of a surface are to be drawn that it does not have."""
-    return f"this surface has no errors over samples: compute it again, or leave {arg('errors')} out"
 
 
 def colours(n: int) -> list[Any]:

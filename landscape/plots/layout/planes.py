@@ -11,7 +11,6 @@ from matplotlib.ticker import MaxNLocator
 
 from landscape.errors import InputError, arg, said
 from landscape.plots.layout import theme
-from landscape.plots.layout.parts import without_errors
 from landscape.results import Surface, grid, written
 from landscape.results.grid import Grid, interpolate
 from landscape.results.regroup import grid_of
@@ -37,6 +36,11 @@ def check_plane(surface: Surface, *, cells: bool = False) -> None:
             f"contours need points that span a plane, those of this grid of {nx} x {ny} do not: draw it by "
             f"{said('surface_heat()', '--kind heat')}"
         )
+
+
+def without_errors() -> str:
+    """Return what is wrong where errors of a surface are to be drawn that it does not have."""
+    return f"this surface has no errors over samples: compute it again, or leave {arg('errors')} out"
 
 
 def stored(surface: Surface, what: str = "loss") -> np.ndarray:
