@@ -400,8 +400,9 @@ def beyond_traces(found: Samples, seed: int) -> np.ndarray:
     H_i - G_i is a sum over the logits, each weighted by the slope of the loss in it. Where few samples have nearly all
     slopes, each of these takes as many z, at most `BEYOND`, as cost one pass over all samples; the others have 0.
 
-    The estimate has no bias, and the variance 2 sum (H_i - G_i)_ab^2 over all a and b that differ, divided by the
-    number of z. The spread over samples contains it: an error of the mean is on average too large, not too small.
+    For those samples the estimate has no bias, and the variance 2 sum (H_i - G_i)_ab^2 over all a and b that differ,
+    divided by the number of z. The spread over samples contains it: an error of the mean is on average too large, not
+    too small.
 
     Args:
         found: of the part, for the Hessian.
