@@ -149,9 +149,11 @@ def many(n, **options):
 
 def history(n_classes=3, epochs=4, **changed):
     rng = np.random.default_rng(0)
-    single = ("seconds", "learning_rate", "train_loss", "train_accuracy", "test_loss", "test_accuracy")
+    of_test = ("test_loss", "test_loss_stderr", "test_accuracy")
+    single = ("seconds", "learning_rate", "train_loss", "train_accuracy", *of_test)
     per_class = (
-        "test_loss_per_class", "test_accuracy_per_class", "eval_loss_per_class", "eval_accuracy_per_class", "quality",
+        "test_loss_per_class", "test_loss_per_class_stderr", "test_accuracy_per_class", "eval_loss_per_class",
+        "eval_loss_per_class_stderr", "eval_accuracy_per_class", "quality",
         "distance", "variance", "bank_epoch", "group",
     )  # fmt: skip
     fields = {name: rng.random(epochs) for name in single} | {

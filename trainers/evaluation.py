@@ -30,6 +30,7 @@ class Scores:
     """Sums over the samples of each class; C classes, N samples."""
 
     loss_sums: np.ndarray  # (C,) of cross-entropies, float64
+    loss_squares: np.ndarray  # (C,) of the squares of their differences from the class's mean
     correct: np.ndarray  # (C,) int64
     counts: np.ndarray  # (C,) int64
     features: Tensor | None  # (N, F) on the CPU, if asked for
@@ -50,6 +51,17 @@ class Scores:
         return np.asarray(self.loss_sums / self._known)
 
     @property
+    def loss_stderr(self) -> float:
+        """Standard error of `loss` over the samples; nan for one sample."""
+        between = np.nansum(self.counts * (self.loss_per_class - self.loss) ** 2)
+        return float(_stderr(self.loss_squares.sum() + between, self.counts.sum()))
+
+    @property
+    def loss_per_class_stderr(self) -> np.ndarray:
+        """Standard errors of `loss_per_class` over the samples, (C,); nan for a class of fewer than two."""
+        return _stderr(self.loss_squares, self.counts)
+
+    @property
     def accuracy_per_class(self) -> np.ndarray:
         """Accuracy on each class's samples, (C,); nan for a class without samples."""
         return np.asarray(self.correct / self._known)
@@ -57,6 +69,11 @@ class Scores:
     @property
     def _known(self) -> np.ndarray:
         return np.where(self.counts > 0, self.counts, np.nan)
+
+
+def _stderr(squares: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Return standard errors of means of `counts` values from the sums of squares of their differences from these."""
+    return np.sqrt(squares / np.where(counts > 1, counts * (counts - 1.0), np.nan))
 
 
 @torch.no_grad()
@@ -102,11 +119,16 @@ def evaluate(
             hits.append(logits.argmax(dim=1) == labels)
             if tap is not None:
                 features.append(tap.features.float())
-    right = torch.cat(hits).cpu().numpy()
+    right, each = torch.cat(hits).cpu().numpy(), wide(torch.cat(values)).cpu().numpy()
+    sums, counts = (np.bincount(samples.labels, of, minlength=n_classes) for of in (each, None))
+    with np.errstate(invalid="ignore", over="ignore"):  # of losses that are not finite
+        off = each - (sums / np.maximum(counts, 1))[samples.labels]
+        squares = np.bincount(samples.labels, off**2, minlength=n_classes)
     return Scores(
-        loss_sums=np.bincount(samples.labels, wide(torch.cat(values)).cpu().numpy(), minlength=n_classes),
+        loss_sums=sums,
+        loss_squares=squares,
         correct=np.bincount(samples.labels[right], minlength=n_classes),
-        counts=np.bincount(samples.labels, minlength=n_classes),
+        counts=counts,
         features=torch.cat(features).cpu() if tap is not None else None,
     )
 

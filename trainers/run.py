@@ -256,17 +256,20 @@ class Run:
         r, model, epoch = self.recipe, self.trainer.model, self.trainer.epoch
         nothing = np.full(len(self.data.train.class_names), np.nan)
         options: dict[str, Any] = {"bf16": r.bf16, "workers": self._workers}
-        row: dict[str, Any] = dict.fromkeys(("test_loss", "test_accuracy", "validation_accuracy"), np.nan)
-        row |= dict.fromkeys(("test_loss_per_class", "test_accuracy_per_class"), nothing)
+        single = "test_loss", "test_loss_stderr", "test_accuracy", "validation_accuracy"
+        row: dict[str, Any] = dict.fromkeys(single, np.nan)
+        names = ("test_loss_per_class", "test_loss_per_class_stderr", "test_accuracy_per_class")
+        row |= dict.fromkeys(names, nothing)
         if epoch % r.evaluate_every == 0 or epoch in {1, r.epochs}:
             row |= self._tested(options)
         elif not all(p.isfinite().all() for p in model.parameters()):
             raise NumericalError(f"weights are not finite after epoch {epoch} of {r.epochs}: {self.trainer.remedy()}")
-        names = ("eval_loss_per_class", "eval_accuracy_per_class", "quality", "distance", "variance", "gradient_cosine")
-        row |= dict.fromkeys(names, nothing)
+        names = ("eval_loss_per_class", "eval_loss_per_class_stderr", "eval_accuracy_per_class")
+        row |= dict.fromkeys((*names, "quality", "distance", "variance", "gradient_cosine"), nothing)
         if r.statistics_every and (epoch % r.statistics_every == 0 or epoch in {1, r.epochs}):
             train = evaluation.evaluate(model, self.data.train, **options)
-            row |= {"eval_loss_per_class": train.loss_per_class, "eval_accuracy_per_class": train.accuracy_per_class}
+            of_train = train.loss_per_class, train.loss_per_class_stderr, train.accuracy_per_class
+            row |= dict(zip(names, of_train, strict=True))
             if self._classifier is not None:
                 row |= self._quality(self._classifier, options)
         if r.cosines_every and (epoch % r.cosines_every == 0 or epoch == 1):
@@ -286,8 +289,10 @@ class Run:
             )
         row: dict[str, Any] = {
             "test_loss": test.loss,
+            "test_loss_stderr": test.loss_stderr,
             "test_accuracy": test.accuracy,
             "test_loss_per_class": test.loss_per_class,
+            "test_loss_per_class_stderr": test.loss_per_class_stderr,
             "test_accuracy_per_class": test.accuracy_per_class,
         }
         if self.data.validation is not None:
@@ -378,6 +383,9 @@ class Run:
                 for name, t in found.state.items()
                 if name.startswith("history.")
             }
+            for name in {f"{of}_stderr" for of in self._rows} & set(records.columns()) - set(self._rows):
+                # errors, which earlier versions did not know
+                self._rows[name] = [np.full_like(value, np.nan) for value in self._rows[name.removesuffix("_stderr")]]
             lacking = [name for name in ("best", "bank", "groups") if name not in meta]
             lacking += [name for name in records.columns() if name not in self._rows]
             if lacking:

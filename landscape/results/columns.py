@@ -453,7 +453,14 @@ TABLES: Mapping[str, Sequence[Column]] = {
     "history": (
         TRAINED,
         _count("test samples", "test_counts", missing="unknown", summary="samples", key="samples"),
-        Column(head="test loss", field="test_loss_per_class", summary="loss", key="loss"),
+        Column(
+            head="test loss",
+            field="test_loss_per_class",
+            error="test_loss_per_class_stderr",
+            of_error="samples",
+            summary="loss",
+            key="loss",
+        ),
         Column(
             head="test accuracy",
             field="test_accuracy_per_class",

@@ -40,12 +40,21 @@ class History(Result):
     train_loss: Floats = array("epoch", unit="loss", doc="mean of the method's loss over the training samples")
     train_accuracy: Floats = array("epoch", doc="share of the training samples classified correctly")
     test_loss: Floats = array("epoch", unit="loss", doc="mean cross-entropy over the test samples")
+    test_loss_stderr: Floats | None = array(
+        "epoch", unit="loss", doc="its standard error over the test samples", optional=True
+    )
     test_accuracy: Floats = array("epoch", doc="share of the test samples classified correctly")
     validation_accuracy: Floats = array("epoch", doc="mean over classes of the accuracy on held-out training samples")
 
     test_loss_per_class: Floats = array("epoch", "part", unit="loss", doc="mean cross-entropy on test samples")
+    test_loss_per_class_stderr: Floats | None = array(
+        "epoch", "part", unit="loss", doc="its standard error over these samples", optional=True
+    )
     test_accuracy_per_class: Floats = array("epoch", "part", doc="accuracy on the class's test samples")
     eval_loss_per_class: Floats = array("epoch", "part", unit="loss", doc="mean cross-entropy on training samples")
+    eval_loss_per_class_stderr: Floats | None = array(
+        "epoch", "part", unit="loss", doc="its standard error over these samples", optional=True
+    )
     eval_accuracy_per_class: Floats = array("epoch", "part", doc="accuracy on the class's training samples")
     quality: Floats = array("epoch", "part", doc="feature quality Q on the training samples")
     distance: Floats = array("epoch", "part", doc="distance of the class mean to the nearest other, Dis")

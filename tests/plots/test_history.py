@@ -1,5 +1,7 @@
 """Figures of a training, looked at through the artists they hold."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from made import history
@@ -30,13 +32,19 @@ def test_test_accuracies_have_the_errors_of_their_samples_in_the_table_and_as_ba
     at = heads.index("test accuracy % ± samples")
     expected = [f"± {100 * whole[0]:.1g}", f"± {100 * rare[1]:.0f}", ""]
     assert [row[at].partition(" ")[2] for row in rows] == expected  # one sample has no known spread
-    _, accuracy, classes = plots.training(found, errors=True).axes
+    loss, accuracy, classes = plots.training(found, errors=True).axes
+    (of_loss,) = loss.collections
+    assert of_loss.get_paths()[0].vertices[:, 1].max() == pytest.approx(
+        (found.test_loss + found.test_loss_stderr).max()
+    )
     (band,) = accuracy.collections
     ends = band.get_paths()[0].vertices
     assert ends[ends[:, 0] == 1, 1].max() == pytest.approx(0.5 + found.test_accuracy_stderr[0])
     assert set(ends[:, 0]) == {1, 2, 4}
     assert len(classes.collections) == 3
     assert not any(ax.collections for ax in plots.training(found).axes)
+    before = dataclasses.replace(found, test_loss_stderr=None)
+    assert not plots.training(before, errors=True).axes[0].collections
 
 
 def final(*accuracies):

@@ -84,7 +84,11 @@ def test_a_repr_fits_ten_lines_for_any_number_of_parts(n):
 def test_a_table_shows_the_last_epoch_stars_what_is_not_sure_and_leaves_out_what_is_of_the_summary_alone():
     history = RESULTS["history.h5"]
     heads, rows = columns.table(history)
-    assert [row[heads.index("test loss")] for row in rows] == [*map(number, history.test_loss_per_class[-1])]
+    shown = [row[heads.index("test loss ± samples")] for row in rows]
+    errors = history.test_loss_per_class_stderr[-1]
+    assert shown == [*map(with_error, history.test_loss_per_class[-1], errors)]
+    before, rows = columns.table(dataclasses.replace(history, test_loss_per_class_stderr=None))
+    assert [row[before.index("test loss")] for row in rows] == [*map(number, history.test_loss_per_class[-1])]
     assert "in training" not in heads
     heads, rows = columns.table(dataclasses.replace(spectrum(), converged=np.array([True, False, True])))
     assert [row[heads.index("lambda_max ± residual")].endswith("*") for row in rows] == [False, True, False]

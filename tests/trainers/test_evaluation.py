@@ -28,7 +28,11 @@ def test_evaluation_is_per_class_and_does_not_depend_on_the_batch_size(batch_siz
     for c in range(3):
         assert found.loss_per_class[c] == pytest.approx(values[labels == c].mean().item(), rel=1e-6)
         assert found.accuracy_per_class[c] == right[labels == c].float().mean()
+        own = values[labels == c]
+        if len(own) > 1:
+            assert found.loss_per_class_stderr[c] == pytest.approx(own.std().item() / len(own) ** 0.5, rel=1e-5)
     assert found.loss == pytest.approx(values.mean().item(), rel=1e-6)
+    assert found.loss_stderr == pytest.approx(values.std().item() / len(labels) ** 0.5, rel=1e-5)
     torch.testing.assert_close(found.features, features)
 
 
@@ -44,9 +48,10 @@ def test_each_module_keeps_its_own_mode():
 
 
 def test_a_class_without_samples_has_nan():
-    found = evaluation.evaluate(linear(), blobs(n_per_class=(2, 2, 0)))
+    found = evaluation.evaluate(linear(), blobs(n_per_class=(2, 1, 0)))
     assert np.isnan(found.accuracy_per_class).tolist() == [False, False, True]
-    assert np.isfinite(found.accuracy)
+    assert np.isnan(found.loss_per_class_stderr).tolist() == [False, True, True]  # one sample has no known spread
+    assert np.isfinite([found.accuracy, found.loss_stderr]).all()
 
 
 @pytest.mark.parametrize("make", [layered, untracked])

@@ -71,6 +71,27 @@ def test_a_measurement_of_the_curvature_that_was_cut_is_made_when_the_run_goes_o
     np.testing.assert_array_equal(series.edge, expected.edge)
 
 
+def test_a_run_of_a_version_without_errors_of_losses_goes_on(tmp_path, epochs):
+    whole = finish(tmp_path / "whole", epochs=3)
+
+    def cut(trainer):
+        if trainer.epoch == 2:
+            raise KeyboardInterrupt
+
+    with epochs(before=cut), pytest.raises(KeyboardInterrupt):
+        finish(tmp_path / "cut", epochs=3)
+    found = checkpoints.read(tmp_path / "cut" / "state.pt")
+    known = {name: value for name, value in found.state.items() if not name.endswith("_stderr")}
+    assert len(known) == len(found.state) - 3
+    checkpoints.write(tmp_path / "cut" / "state.pt", known, found.meta)
+    again = finish(tmp_path / "cut", epochs=3)
+    for name in ("test_loss_stderr", "test_loss_per_class_stderr", "eval_loss_per_class_stderr"):
+        errors = getattr(again, name)
+        assert np.isnan(errors[:2]).all()
+        np.testing.assert_array_equal(errors[2], getattr(whole, name)[2])
+    np.testing.assert_array_equal(again.test_loss, whole.test_loss)
+
+
 def test_an_interruption_before_the_first_epoch_leaves_nothing(tmp_path, epochs):
     def cut(trainer):
         raise KeyboardInterrupt

@@ -27,7 +27,7 @@ def training(history: History, parts: Sequence[str] | None = None, *, errors: bo
     Args:
         history: the result.
         parts: names of the classes to draw; None for all.
-        errors: draw a band of one standard error over the test samples around each curve of test accuracies.
+        errors: draw a band of one standard error over the test samples around each curve of test losses and accuracies.
 
     Returns:
         A new figure with three axes.
@@ -47,6 +47,8 @@ def training(history: History, parts: Sequence[str] | None = None, *, errors: bo
         _per_class(fig, classes, history, history.test_accuracy_per_class, chosen)
         if errors:
             every = history.test_accuracy_per_class.T, history.test_accuracy_per_class_stderr.T
+            if history.test_loss_stderr is not None:  # a run of an earlier version has none
+                _band(loss, history.epoch, history.test_loss, history.test_loss_stderr, colours[1])
             _band(accuracy, history.epoch, history.test_accuracy, history.test_accuracy_stderr, colours[1])
             for shade, c in zip(theme.shades(len(chosen)), chosen, strict=True):
                 _band(classes, history.epoch, every[0][c], every[1][c], shade)
