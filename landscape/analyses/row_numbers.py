@@ -13,8 +13,9 @@ from landscape.objective.objective import Objective
 
 FEW_ROWS = 2048
 """So many rows give the eigenvalues of a part also where the products of Lanczos are fewer operations."""
-_PRODUCTS = 48
-"""Bytes for each entry of the matrix of the rows' products: itself, a copy with weights, eigenvectors, work space."""
+_PRODUCTS = 64
+"""Bytes for each entry of the matrix of the rows' products: itself, copies with weights, eigenvectors, work space, and
+what eigenvalues of both signs take."""
 _BACKWARD, _PRODUCT, _EIGEN = 3, 4, 7
 """Operations for each of a forward pass: of a row, and of a product with a sample's matrix. And those of all
 eigenvectors of m rows, over the third power of m, measured beside the products of the rows."""
