@@ -2,23 +2,27 @@
 
 A gradient is only rounding if it is zero in exact arithmetic, as that of a bias before a normalisation, or far smaller
 than the numbers that it is made of, as that of a class that is fitted to the last digit. Let s_i be the gradient of
-sample i, and e_i the length by which it differs within a layer between float32 and float64, divided by |s_i|. The
-gradient g_p of a part of n samples may be wrong within the layer by
+sample i, and d_i the length by which it differs within a layer between float32 and float64. Some errors grow with the
+gradient, as where its factors are rounded; others do not, as where 1 - p is computed in the model's dtype. So the
+gradient g_p of a part of n samples, of the size S = max(mean |s_i|, |g_p|), may be wrong within the layer by
 
-    u S (q + m / sqrt(n)) + min(r f, c),    S = max(mean |s_i|, |g_p|)       u = 1 in float32, 2^-28 in float64
+    u (q + S r + S m / sqrt(n)) + min(l f, c)                               u = 1 in float32, 2^-28 in float64
 
-q is the upper quartile of the e_i, for what most samples have and may have alike, and m the root of their mean square,
-for what few have, as where one of many ReLUs is on the other side of its kink; both are of samples of all parts. S is
-of samples of the part: if few of its samples have most of its gradient, |g_p| is the length that theirs contribute.
+q is the upper quartile of the d_i of samples whose gradients are at most about as long as S. Of samples whose gradients
+are at least about as long, r = sum d_i / sum |s_i| is what most have and may have alike, and m^2 = sum d_i^2 /
+sum |s_i|^2 counts what few have, as where one of many ReLUs is on the other side of its kink. If r is not small, these
+errors do not grow with the gradients, and only q counts. q, r and m are of samples of all parts, S is of samples of the
+part: if few of its samples have most of its gradient, |g_p| is the length that theirs contribute.
 
-The loss of given outputs is computed in float64 (objective/precise.py), and e is without its rounding: 1 - p of a
+The loss of given outputs is computed in float64 (objective/precise.py), and d is without its rounding: 1 - p of a
 fitted sample is a multiple of 1e-16. If the loss depends on differences of outputs only, its slopes in them add up to
-zero, and what they do add up to is rounding of the slope in the largest output. Along this, r is the mean length of the
+zero, and what they do add up to is rounding of the slope in the largest output. Along this, l is the mean length of the
 gradients, which grows with them by f = |g_p| / mean |s_i|. No sample has more of it than a unit of rounding of the
 slopes that badly fitted outputs have, along which c is the mean length.
 """
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +32,7 @@ from torch import Tensor
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.trees import Tree
 from landscape.autodiff.wide import wide
-from landscape.errors import one_line
+from landscape.errors import LandscapeError, one_line
 from landscape.objective import precise
 from landscape.objective.objective import Objective
 
@@ -38,19 +42,23 @@ _COMPARED = 16  # samples of all parts, at most, that are computed in both dtype
 _EACH, _ALL = 8, 32  # samples of each part and, if there are no more parts, of all that are computed in one
 _UNIT = 2.0**-28  # rounding of float64, in that of float32: 2^-29, and twice that as sums may have another order
 _FITTED = 0.01  # units of rounding of the slopes: if they add up to less, what the loss rounds does not matter
+_ALIKE = 10  # gradients of at most, or at least, this ratio to another are about as long
+_COARSE = 0.05  # relative errors of gradients above this one do not grow with these
+_OTHER = 0.01  # outputs of one sample that differ by this fraction are those of two networks
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Rounding:
-    """What was measured at a checkpoint, for L layers and P parts; nan where it is unknown."""
+    """What was measured at a checkpoint, for L layers, P parts and K compared samples; nan where it is unknown."""
 
-    usual: np.ndarray  # (L,) u q
-    seldom: np.ndarray  # (L,) u m
-    seen: np.ndarray  # (L, P) largest error of a sample
-    loss: np.ndarray  # (L, P) r
+    errors: np.ndarray  # (K, L) d_i
+    lengths: np.ndarray  # (K,) |s_i|
+    owners: np.ndarray  # (K,) positions of the samples' parts
+    loss: np.ndarray  # (L, P) l
     most: np.ndarray  # (L, P) c
     size: np.ndarray  # (L, P) mean length of the samples' gradients within the layer
     length: np.ndarray  # (P,) mean |s_i|
+    unit: float  # u
     eps: float  # unit of rounding of the objective's dtype
 
     def of(self, norm: np.ndarray, parts: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -64,18 +72,37 @@ class Rounding:
         Returns:
             (L, G); 0 for a gradient that is zero for certain, nan where it is unknown.
         """
-        seen, loss, most, size = (x[:, parts] for x in (self.seen, self.loss, self.most, self.size))
+        loss, most, size = (x[:, parts] for x in (self.loss, self.most, self.size))
         length, whole = self.length[parts], np.linalg.norm(norm, axis=0)
-        network = np.fmax(length, whole) * (self.usual[:, None] + self.seldom[:, None] / np.sqrt(counts))
-        network = np.where(norm > 0, np.maximum(network, self.eps * norm), seen)
+        each = zip(parts, np.fmax(length, whole), counts, strict=True)
+        network, seen = np.swapaxes([self._of_network(*one) for one in each], 0, 1)
+        network = np.where(norm > 0, np.maximum(self.unit * network.T, self.eps * norm), self.unit * seen.T)
         factor = np.fmax(1, np.fmax(_ratio(whole, length), _ratio(norm, size)))
         found: np.ndarray = network + np.fmin(loss * factor, most)
         return found
 
+    def _of_network(self, part: int, size: float, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return q + S r + S m / sqrt(n) of a part within each layer, and the largest d_i of its own samples."""
+        near, far = self.errors[self.lengths <= _ALIKE * size], self.lengths * _ALIKE >= size
+        found = np.quantile(near, 0.75, axis=0) if len(near) else np.zeros(self.errors.shape[1])
+        far = far if far.any() else np.ones(len(far), dtype=bool)
+        errors, lengths = self.errors[far], self.lengths[far]
+        relative = _ratio(errors.sum(axis=0), lengths.sum(), 0.0)
+        if not np.linalg.norm(relative) > _COARSE:
+            seldom = np.sqrt(_ratio((errors**2).sum(axis=0), (lengths**2).sum(), 0.0))
+            found = found + size * (relative + seldom / np.sqrt(count))
+        return found, self.errors[self.owners == part].max(axis=0, initial=0)
 
-def compared(objective: Objective) -> int:
-    """Return how many samples are computed in both dtypes."""
-    return min(_COMPARED, len(_chosen(objective)))
+
+def computed(objective: Objective) -> int:
+    """Return how often a sample is computed: those that are compared, in both dtypes."""
+    chosen = _chosen(objective)
+    return len(chosen) + len(_compared_of(chosen))
+
+
+def once(objective: Objective) -> object:
+    """Compute what is computed of each sample."""
+    return [_norms(objective, tensors) for tensors in _gradients(objective, int(objective.members[0][0]))[1]]
 
 
 def _chosen(objective: Objective) -> list[tuple[int, int]]:
@@ -100,60 +127,72 @@ def measured(objective: Objective) -> Rounding:
         The rounding, the same in all processes of a team.
     """
     n_layers, n_parts = len(objective.layout.layers), len(objective.partition)
-    found = np.full((n_layers + 1, 4 * n_parts + 2), np.nan)
+    chosen = _compared_of(_chosen(objective))
+    errors, of_parts = np.full((len(chosen), n_layers + 1), np.nan), np.full((3, n_parts, n_layers + 1), np.nan)
     try:
-        found = _measured(objective)
+        errors, of_parts = _measured(objective)
+        reason = "" if np.isfinite(errors).all() and np.isfinite(of_parts).all() else "gradients are not finite"
     except Exception as error:  # a model may be written for one dtype only, and then raise any error
-        if objective.known.first("rounding of gradients"):
-            log.warning(
-                "the rounding of gradients is not measured, so numbers that are only rounding are not marked: in "
-                "float32 or float64, %s",
-                one_line(error),
-            )
-    found = objective.team.agreed(found)
-    of_all, of_parts = np.where(np.isfinite(found[:-1, :2]), found[:-1, :2], np.nan), found[:, 2:]
-    seen, loss, most, size = np.split(of_parts, 4, axis=1)
+        reason = one_line(error)
+    if reason and objective.known.first("rounding of gradients"):
+        log.warning(
+            "the rounding of gradients is not measured, so numbers that are only rounding are not marked: in "
+            "float32 or float64, %s",
+            reason,
+        )
+    errors, of_parts = objective.team.agreed(errors), objective.team.agreed(of_parts)
+    if not (np.isfinite(errors).all() and np.isfinite(of_parts).all()):
+        errors, of_parts = np.full_like(errors, np.nan), np.full_like(of_parts, np.nan)
+    loss, most, size = of_parts[:, :, :-1].swapaxes(1, 2)
     return Rounding(
-        usual=of_all[:, 0],
-        seldom=of_all[:, 1],
-        seen=seen[:-1],
-        loss=loss[:-1],
-        most=most[:-1],
-        size=size[:-1],
-        length=size[-1],
+        errors=errors[:, :-1],
+        lengths=errors[:, -1],
+        owners=np.array([p for p, _ in chosen]),
+        loss=loss,
+        most=most,
+        size=size,
+        length=of_parts[2, :, -1],
+        unit=1.0 if objective.dtype == torch.float32 else _UNIT,
         eps=torch.finfo(objective.dtype).eps,
     )
 
 
-def _measured(objective: Objective) -> np.ndarray:
-    """Return q and m, then, for each part, the largest error, r, c and lengths: within each layer and, last, in all."""
+def _measured(objective: Objective) -> tuple[np.ndarray, np.ndarray]:
+    """Return d_i of each layer and |s_i|, (K, L + 1), and l, c and lengths of parts within layers and in all."""
     other = objective.in_dtype(torch.float64 if objective.dtype == torch.float32 else torch.float32)
-    unit = 1.0 if objective.dtype == torch.float32 else _UNIT
     chosen, n_layers = _chosen(objective), len(objective.layout.layers)
-    step = -(-len(chosen) // _COMPARED)
-    relative, of_parts = list[np.ndarray](), np.zeros((4, len(objective.partition), n_layers + 1))
+    compared = set(_compared_of(chosen))
+    largest, errors, apart = 0.0, list[np.ndarray](), list[float]()
+    of_parts = np.zeros((3, len(objective.partition), n_layers + 1))
     counts = np.bincount([p for p, _ in chosen])
-    for k, (p, i) in enumerate(chosen):
-        own, *of_loss = _gradients(objective, i)
+    for p, i in chosen:
+        z, (own, *of_loss) = _gradients(objective, i)
         lengths = np.stack([_norms(objective, tensors) for tensors in (*of_loss, own)])
-        of_parts[1:, p] += lengths / counts[p]
-        if k % step == 0:
-            pairs = zip(own, _gradients(other, i)[0], strict=True)
-            error = unit * _norms(objective, [wide(a) - wide(b).to(wide(a).device) for a, b in pairs])
-            of_parts[0, p] = np.maximum(of_parts[0, p], error)
-            relative += [error / lengths[-1, -1]] if lengths[-1, -1] > 0 else []
-    errors = np.stack(relative) if relative else np.zeros((1, n_layers + 1))
-    of_all = [np.quantile(errors, 0.75, axis=0), np.sqrt(np.square(errors).mean(axis=0))]
-    return np.concatenate([np.stack(of_all, axis=1), *of_parts.swapaxes(1, 2)], axis=1)
+        of_parts[:, p] += lengths / counts[p]
+        if (p, i) in compared:
+            again, (exact, *_) = _gradients(other, i)
+            apart.append(float((wide(z).cpu() - wide(again).cpu()).abs().max()))
+            largest = max(largest, float(wide(again).abs().max()))
+            pairs = zip(own, exact, strict=True)
+            off = _norms(objective, [wide(a) - wide(b).to(wide(a).device) for a, b in pairs])
+            errors.append(np.append(off[:-1], lengths[-1, -1]))
+    if (different := float(np.median(apart))) > _OTHER * largest:
+        raise LandscapeError(f"its outputs differ by {different:.2g} where the largest is {largest:.2g}")
+    return np.stack(errors), of_parts
 
 
-def _gradients(objective: Objective, sample: int) -> list[list[Tensor]]:
-    """Return gradients of a sample: of its loss without the loss's own rounding, along this, and along its bound."""
+def _compared_of(chosen: Sequence[tuple[int, int]]) -> Sequence[tuple[int, int]]:
+    """Return those of the chosen samples that are computed in both dtypes."""
+    return chosen[:: -(-len(chosen) // _COMPARED)]
+
+
+def _gradients(objective: Objective, sample: int) -> tuple[Tensor, list[list[Tensor]]]:
+    """Return outputs and gradients of a sample: of its loss without the loss's rounding, along that, and its bound."""
     inputs, targets = objective.samples.batch(np.array([sample]), objective.device, objective.dtype)
     theta = [t.detach().requires_grad_() for t in objective.theta]
     with differentiable_attention():
         z = objective.logits(theta, inputs)
-        return [
+        return z.detach(), [
             list(torch.autograd.grad(z, theta, along.to(z), retain_graph=True, materialize_grads=True))
             if along.any()
             else [torch.zeros_like(t) for t in theta]
@@ -170,16 +209,17 @@ def _slopes(objective: Objective, z: Tensor, targets: Tree) -> tuple[Tensor, Ten
         return values.detach(), torch.autograd.grad(values.sum(), leaf)[0]
 
     z = wide(z) if precise.widens(objective) else z
-    loss, slopes = at(z)
+    _, slopes = at(z)
     none = torch.zeros_like(z)
     if objective.task.name != "classification" or z.ndim != 2 or z.dtype != torch.float64:
         return slopes, none, none
     off = slopes.sum()
+    badly, steep = at(-z)  # outputs that are far from fitted, of which the loss has all digits
     matters = abs(off) > _FITTED * torch.finfo(objective.dtype).eps * slopes.norm()
-    if not matters or not torch.allclose(loss, at(z + 1)[0], rtol=1e-8, atol=1e-8):
+    if not matters or not torch.allclose(badly, at(1 - z)[0], rtol=1e-8, atol=0):
         return slopes, none, none
     largest = torch.nn.functional.one_hot(z.argmax(1), z.shape[1])
-    return slopes - off * largest, off * largest, torch.finfo(z.dtype).eps * at(-z)[1].abs().max() * largest
+    return slopes - off * largest, off * largest, torch.finfo(z.dtype).eps * steep.abs().max() * largest
 
 
 def _norms(objective: Objective, tensors: list[Tensor]) -> np.ndarray:
@@ -191,7 +231,7 @@ def _norms(objective: Objective, tensors: list[Tensor]) -> np.ndarray:
     return found
 
 
-def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Divide, with 1 where the divisor is zero or unknown."""
-    found: np.ndarray = np.divide(a, b, out=np.ones_like(a), where=b > 0)
+def _ratio(a: np.ndarray, b: np.ndarray, otherwise: float = 1.0) -> np.ndarray:
+    """Divide, with another number where the divisor is zero or unknown."""
+    found: np.ndarray = np.divide(a, b, out=np.full_like(a, otherwise), where=b > 0)
     return found

@@ -191,15 +191,11 @@ def _costs(
     disk = 2 * 8 * n_points * n_parts * ((2 + sampling_errors) * n_parts + 4 * len(objective.layout.layers))
     pieces = n_parts * n_points
 
-    def of_sample(n: int) -> Callable[[], object]:
-        small = pilot.few(objective, [n])
-        return lambda: gradient_rounding.measured(small)
-
     of_rounding = costs.Work(
         what="gradients of single samples in float32 and float64",
-        prepare=of_sample,
+        prepare=lambda n: partial(gradient_rounding.once, objective),
+        times=gradient_rounding.computed(objective),
         pieces=n_points,
-        samples=gradient_rounding.compared(objective),
         divided=False,
     )
     works = [pilot.evaluation(objective), of_rounding]

@@ -172,6 +172,26 @@ def test_a_fitted_class_has_numbers_as_long_as_its_loss_has_digits(scale, dtype)
     assert (np.isfinite(found.contribution[0]).all()) == (not found.only_rounding("whole_norm")[0])
 
 
+def nll(values, labels):
+    return F.nll_loss(values, labels, reduction="none")
+
+
+@pytest.mark.parametrize("scale", [5, 10, 20])
+def test_a_part_that_is_not_fitted_keeps_its_numbers_beside_parts_of_which_nothing_has_digits(scale):
+    """1 - p is computed in float32, so that its error does not depend on how well a sample is fitted."""
+    model, inputs, labels = fitted(scale)
+    inputs[labels == 3] = inputs[labels == 0][:2]  # which are classified as another class
+    model = nn.Sequential(model, nn.LogSoftmax(1))
+    objective = ls.make_objective(model, (inputs, labels), loss=nll, task="classification", parts="class", device="cpu")
+    found = ls.gradients(objective)
+    assert not found.only_rounding("norm")[0, 3]
+    assert np.isfinite(found.cosine[0, 3])
+    for p in range(4):
+        expected = float(torch.cat(of_layers(objective, p)).norm())
+        assert abs(found.norm[0, p] - expected) <= CLEAR * found.norm_rounding[0, p]
+    assert found.norm_rounding[0, 3] < 1e-5 * found.norm[0, 3]
+
+
 class Narrow(nn.Module):
     """Accepts float32 only."""
 
@@ -184,8 +204,33 @@ class Narrow(nn.Module):
         return self.inner(x) @ torch.diag(self.scale)
 
 
-def test_a_model_that_has_no_float64_keeps_its_numbers_and_says_so_once(caplog):
-    objective = Case(Narrow).objective(dtype=torch.float32)
+class Noisy(nn.Module):
+    """Adds noise of a seed, which is other noise in another dtype."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = mlp(nn.Tanh())
+
+    def forward(self, x):
+        random = torch.Generator().manual_seed(0)
+        return self.inner(x + torch.randn(x.shape[1:], generator=random, dtype=x.dtype))
+
+
+class Steep(nn.Module):
+    """Has numbers between that float32 does not have."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = mlp(nn.Tanh())
+
+    def forward(self, x):
+        high = torch.exp(100 + self.inner(x))
+        return torch.log(high / high.sum(1, keepdim=True))
+
+
+@pytest.mark.parametrize(("make", "dtype"), [(Narrow, torch.float32), (Noisy, torch.float32), (Steep, torch.float64)])
+def test_a_model_that_has_one_dtype_keeps_its_numbers_and_says_so_once(make, dtype, caplog):
+    objective = Case(make).objective(dtype=dtype)
     found = [ls.gradients(objective) for _ in range(2)]
     for one in found:
         assert np.isnan(one.layer_norm_rounding).all()
