@@ -41,7 +41,7 @@ def test_processes_know_each_other_and_divide_the_cores(capfd, monkeypatch):
     ("script", "code", "lines"),
     [
         ("print('bad input', file=sys.stderr); sys.exit(2)", 2, ["bad input"]),
-        ("time.sleep(0.3 * (rank == 0)); print(rank, file=sys.stderr); sys.exit(2 + rank)", 2, ["0"]),
+        ("time.sleep(0.2 * (rank == 0)); print(rank, file=sys.stderr); sys.exit(2 + rank)", 2, ["0"]),
         ("rank and sys.exit(f'only {rank}')", 1, ["only 1"]),
         ("rank or sys.exit(3)", 3, []),
         ("time.sleep(30) if rank == 0 else sys.exit('alone')", 1, ["alone"]),
@@ -53,7 +53,7 @@ def test_processes_know_each_other_and_divide_the_cores(capfd, monkeypatch):
     ],
 )  # fmt: skip
 def test_a_process_that_fails_ends_all_with_its_words_once(capfd, monkeypatch, script, code, lines):
-    monkeypatch.setattr(processes, "_GRACE", 1.0)  # private: how long the others may take
+    monkeypatch.setattr(processes, "_GRACE", 0.4)  # private: how long the others may take
     began = time.monotonic()
     assert run(script) == code
     assert time.monotonic() - began < 10
@@ -61,21 +61,29 @@ def test_a_process_that_fails_ends_all_with_its_words_once(capfd, monkeypatch, s
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_signals_are_passed_on_once(capfd, signum):
+def test_signals_are_passed_on_once(capfd, tmp_path, signum):
+    def send():
+        """Send it as soon as both processes can hear it."""
+        end = time.monotonic() + 60
+        while len(os.listdir(tmp_path)) < 2 and time.monotonic() < end:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signum)
+
     outside = signal.signal(signum, signal.SIG_DFL)  # tests may run where it is ignored, and then it is not passed on
-    timer = threading.Timer(1.5, os.kill, (os.getpid(), signum))
-    timer.start()
-    code = run("""
+    sender = threading.Thread(target=send)
+    sender.start()
+    code = run(f"""
         import signal
         got = []
         for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(s, lambda s, frame: got.append(s))
+        open({str(tmp_path)!r} + f"/{{rank}}", "w").close()
         while not got:
             time.sleep(0.01)
         time.sleep(0.3)
         sys.exit(100 + 10 * len(got))
     """)
-    timer.join()
+    sender.join()
     assert code == 110
     assert signal.signal(signum, outside) is signal.SIG_DFL
 
