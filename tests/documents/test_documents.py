@@ -36,8 +36,8 @@ SMALLER = {
     "--snapshot-every 2": "--snapshot-every 1",
     "--steps 60": "--steps 10 --probes 2 --backend reverse",  # in so few steps a trace does not pay
     "--steps 30": "--steps 5",
-    "--x=-1:1:21": "--x=-1:1:5",
-    "--also runs/sam": "--also runs/sam --grid 5",
+    "--x=-1:1:21": "--x=-1:1:3",
+    "--also runs/sam": "--also runs/sam --grid 3",
     "steps=80, probes=4": "steps=4, probes=2",
     "steps=30": "steps=4",
     "report runs/*/last.*.h5": "report runs/ce/last.*.h5",  # more files of a kind take the same way
@@ -226,7 +226,7 @@ def here(tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("page", sorted(RUN))
-def test_a_page_works_by_the_letter_and_prints_what_it_says(page, here, capsys):
+def test_a_page_works_by_the_letter_and_prints_what_it_says(page, here, capsys, no_figures):
     data = ROOT / "figures" / "data"
     if page == "docs/howto.md":
         shutil.copy(data / "digits.ce.classes.h5", here / "ce.h5")
