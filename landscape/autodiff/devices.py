@@ -8,6 +8,7 @@ are exponentially sensitive to the logits, so that such products have errors of 
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -58,7 +59,9 @@ def full_precision() -> Generator[None, None, None]:
             yield
         finally:
             for setting, found in zip(settings, before, strict=True):
-                if setting.inherits and setting.read() != found:
+                if setting.read() == found:
+                    continue
+                if setting.inherits:
                     setting.write("none")  # an inherited value must not become a setting of its own
                 if found is not None and setting.read() != found:
                     setting.write(found)
@@ -96,6 +99,7 @@ class _Matmul:
         torch.set_float32_matmul_precision(value)
 
 
+@cache
 def _settings() -> list[_Setting]:
     backends: Any = torch.backends
     found = [_Setting(_Matmul(), "precision", ("highest",)), _Setting(backends.cudnn, "allow_tf32", (False,))]
