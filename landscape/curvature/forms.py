@@ -4,8 +4,8 @@ Their mean is v^T A v, and their spread shows how much another draw of samples w
 each sample's loss along v comes from two forward tangents (jvp of jvp), or from backward passes alone: with
 s(u) = v . grad (sum_i u_i l_i), the sum of u_i v^T H_i v is v . grad s(u). Operations may have no second forward
 derivative, or a wrong one (torch 2.13: a transformer's encoder layer), for some inputs only; both ways are compared on
-a few samples of each batch, as the backward one takes three times the memory. Matrices J_i^T M_i J_i take J_i v from
-`push`, which checks itself.
+a few samples of each batch, as the backward one takes three times the memory. A batch of so few samples takes it at
+once. Matrices J_i^T M_i J_i take J_i v from `push`, which checks itself.
 """
 
 import logging
@@ -58,7 +58,7 @@ def quadratic_forms(objective: Objective, kind: Kind, index: np.ndarray, vector:
 def forms_along(objective: Objective, kind: Kind, pieces: Sequence[tuple[np.ndarray, Tensor]]) -> list[np.ndarray]:
     """Return v^T A_i v for several sets of samples, each along its own vector.
 
-    Both methods are compared on some samples of each batch, except for sets in which all samples occurred before.
+    Both methods are compared on some samples of each batch, except for those whose samples have been in such batches.
 
     Args:
         objective: as for `quadratic_forms`.
@@ -91,17 +91,19 @@ def forms_along(objective: Objective, kind: Kind, pieces: Sequence[tuple[np.ndar
             form = form if forward else twin
         else:
             raise InputError(f"the matrix {kind.name} is not known sample by sample")
-        seen = bool(np.isin(index, covered).all())
         values: list[Tensor] = []
         own = index[objective.team.share(len(index))]
         for start in range(0, len(own), objective.batch_size):
             batch = own[start : start + objective.batch_size]
-            if form is not twin and not seen:
-                few = batch[np.linspace(0, len(batch) - 1, min(_CHECKED, len(batch))).round().astype(int)]
+            if len(batch) <= _CHECKED:  # the comparison would compute all of it
+                values.append(of(twin, batch))
+                continue
+            if form is not twin and not np.isin(batch, covered).all():
+                few = batch[np.linspace(0, len(batch) - 1, _CHECKED).round().astype(int)]
                 form = _right_one(form, twin, partial(of, some=few), objective.dtype)
+                covered = np.append(covered, batch)
             values.append(of(form, batch))
         forward = form is not twin
-        covered = np.append(covered, index)
         each = torch.cat(values).cpu() if values else torch.empty(0, dtype=torch.float64)
         found.append(objective.team.gathered(each).numpy())
     return found

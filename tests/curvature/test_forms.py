@@ -23,7 +23,7 @@ def vector(objective, seed=0):
 @pytest.mark.parametrize("kind", ["hessian", "ggn", "fisher", "empirical-fisher"])
 @pytest.mark.parametrize("name", ["mlp-tanh", "residual-gelu", "residual-inplace", "features", "attention", "smoothed"])
 def test_the_mean_over_samples_is_that_of_the_matrix(name, kind):
-    objective = CASES[name].objective()
+    objective = CASES[name].objective(batch_size=9)
     v = vector(objective)
     for part in range(3):
         found = forms.quadratic_forms(objective, KINDS[kind], objective.members[part], v)
@@ -36,7 +36,7 @@ def test_the_mean_over_samples_is_that_of_the_matrix(name, kind):
 
 
 def test_a_loss_that_is_not_convex_in_the_logits_has_forms_of_both_signs():
-    objective = Case(CASES["mlp-tanh"].make, loss=concave).objective()
+    objective = Case(CASES["mlp-tanh"].make, loss=concave).objective(batch_size=9)
     v = vector(objective)
     found = forms.quadratic_forms(objective, KINDS["ggn"], objective.members[0], v)
     assert (found < 0).any()
@@ -45,7 +45,7 @@ def test_a_loss_that_is_not_convex_in_the_logits_has_forms_of_both_signs():
 
 @pytest.mark.parametrize("name", ["mlp-tanh", "residual-inplace", "attention"])
 def test_each_samples_form_is_the_second_derivative_of_its_own_loss(name):
-    objective = CASES[name].objective()
+    objective = CASES[name].objective(batch_size=9)
     index = objective.members[0]
     v = vector(objective)
     found = forms.quadratic_forms(objective, HESSIAN, index, v)
@@ -58,7 +58,7 @@ def test_each_samples_form_is_the_second_derivative_of_its_own_loss(name):
 
 @pytest.mark.parametrize("name", ["mlp-tanh", "residual-inplace", "attention", "balanced"])
 def test_backward_passes_alone_give_the_same(name, monkeypatch):
-    objective = CASES[name].objective()
+    objective = CASES[name].objective(batch_size=9)
     v = vector(objective)
     expected = forms.quadratic_forms(objective, HESSIAN, objective.members[0], v)
 
@@ -75,7 +75,9 @@ def test_backward_passes_alone_give_the_same(name, monkeypatch):
 
 
 def test_a_wrong_forward_derivative_is_seen_in_float32_too(monkeypatch):
-    single, double = (CASES["mlp-tanh"].objective(dtype=dtype) for dtype in (torch.float32, torch.float64))
+    single, double = (
+        CASES["mlp-tanh"].objective(dtype=dtype, batch_size=9) for dtype in (torch.float32, torch.float64)
+    )
     # private: a forward derivative that is wrong, as in another version of PyTorch
     v, forward = vector(double), forms._slope
     expected = forms.quadratic_forms(double, HESSIAN, double.members[0], v)
@@ -85,10 +87,10 @@ def test_a_wrong_forward_derivative_is_seen_in_float32_too(monkeypatch):
 
 
 def test_a_forward_derivative_that_is_wrong_in_a_later_batch_is_found(monkeypatch):
-    objective = CASES["mlp-tanh"].objective(batch_size=2)
+    objective = CASES["mlp-tanh"].objective(partition="all", batch_size=7)  # 7 + 7 + 1
     index, v = objective.members[0], vector(objective)
     expected = forms.quadratic_forms(objective, HESSIAN, index, v)
-    wrong_for = objective.samples.batch(index[-1:], "cpu", torch.float64)[0]
+    wrong_for = objective.samples.batch(index[13:14], "cpu", torch.float64)[0]
     # private: a derivative that is wrong for one sample, as in another version of PyTorch
     forward = forms._forward
 
@@ -98,6 +100,22 @@ def test_a_forward_derivative_that_is_wrong_in_a_later_batch_is_found(monkeypatc
 
     monkeypatch.setattr(forms, "_forward", wrong)
     np.testing.assert_allclose(forms.quadratic_forms(objective, HESSIAN, index, v), expected, rtol=1e-10)
+
+
+def test_batches_of_as_few_samples_as_are_compared_take_backward_passes_and_stand_for_no_other(monkeypatch):
+    case = CASES["mlp-tanh"]
+    whole, few = (case.objective(partition="all", batch_size=n) for n in (6, 4))  # 6 + 6 + 3, or 4 + 4 + 4 + 3
+    index, v, compared = whole.members[0], vector(whole), []
+    expected = forms.quadratic_forms(whole, HESSIAN, index, v)
+    # private: which batches are compared, whose numbers are equal
+    right, forward = forms._right_one, forms._forward
+    monkeypatch.setattr(forms, "_right_one", lambda *given: compared.append(1) or right(*given))
+    monkeypatch.setattr(forms, "_forward", lambda *given: compared.append(0) or forward(*given))
+    np.testing.assert_allclose(forms.quadratic_forms(few, HESSIAN, index, v), expected, rtol=1e-10)
+    assert not compared
+    for found in forms.forms_along(whole, HESSIAN, [(index, v), (index[::-1].copy(), v), (index[:6], v)]):
+        assert np.isin(found.round(9), expected.round(9)).all()
+    assert sum(compared) == 2 + 1  # the last three samples of the first piece are in a larger batch of the second
 
 
 @pytest.mark.parametrize("kind", ["ggn", "fisher", "empirical-fisher"])
@@ -113,7 +131,7 @@ def test_first_derivatives_suffice_where_the_matrix_takes_no_others(name, kind):
 
 
 def test_every_matrix_of_the_toolkit_has_forms_and_another_is_refused():
-    objective = CASES["mlp-tanh"].objective()
+    objective = CASES["mlp-tanh"].objective(batch_size=9)
     for kind in KINDS.values():
         assert forms.quadratic_forms(objective, kind, np.empty(0, int), vector(objective)).shape == (0,)
     kfac = Kind(name="kfac", symbol="K", about="", decays=True, bends=True, scales=True, factors=None)
@@ -125,7 +143,7 @@ def test_scarce_memory_is_no_reason_for_backward_passes_which_take_more(monkeypa
     def scarce(*given):
         raise torch.OutOfMemoryError
 
-    objective = CASES["mlp-tanh"].objective()
+    objective = CASES["mlp-tanh"].objective(batch_size=9)
     # private: the second forward derivative of a batch
     monkeypatch.setattr(forms, "_forward", scarce)
     with pytest.raises(torch.OutOfMemoryError):
