@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 Method: TypeAlias = Literal["auto", "rows", "lanczos"]
 METHODS: tuple[Method, ...] = get_args(Method)
-_LENGTHS = 0.7
+LENGTHS = 0.7
 """Fraction of the time of many rows that their lengths take, about."""
 GGN_TOL = 1e-4
 LEFT_OUT = 1e-3
@@ -217,7 +217,7 @@ def samples(
     cheap = _cheap(objective, part)
     complete = complete and kind.has_rows
     if complete:
-        of_lengths = None if report is None else lambda done: report(_LENGTHS * done)
+        of_lengths = None if report is None else lambda done: report(LENGTHS * done)
         known = rows.lengths(objective, kind.factors, part, of_lengths, keep=Keep(tol=tol, most=stored // 2))
     else:
         keep = Keep(tol=DIRECTION_TOLS[0], most=min(cheap, stored // 2))
@@ -228,9 +228,10 @@ def samples(
     kept, needed = None, 0
     for _ in range(2):
         n_rows, name = len(known.longest(tol)[0]), objective.partition.names[part]
-        worth = not complete or are_worth_it(objective, len(known.weights), n_rows, products, cache_bytes)
-        if n_rows > most or not objective.team.all(worth):
-            limit = f"more than the {most} that fit into memory" if worth else f"longer work than {products} products"
+        fit = n_rows <= most
+        worth = fit and (not complete or are_worth_it(objective, len(known.weights), n_rows, products, cache_bytes))
+        if not objective.team.all(worth):
+            limit = f"longer work than {products} products" if fit else f"more than the {most} that fit into memory"
             log.info("%s: %d rows hold all but %.3g of the trace, %s", name, n_rows, tol, limit)
             kept, needed = None, n_rows
             break

@@ -202,6 +202,8 @@ class _ObjectiveJob(Job):
             per_sample = self._per_sample(shared, part, report)
             if per_sample.complete and per_sample.kept is None:
                 self._leave_rows(name, shared, per_sample.needed)
+                if options.method == "auto":  # the lengths of rows have been reported
+                    report = partial(_goes_on, report)
             self.lengths[part] = per_sample.lengths
             fields |= sample_fields.eigenvalues(per_sample)
             if per_sample.kept is not None and per_sample.complete and options.method != "lanczos":
@@ -308,6 +310,11 @@ class _ObjectiveJob(Job):
 
     def _lengths(self, shared: Objective, part: int) -> rows.Lengths:
         return self._per_sample(shared, part).lengths
+
+
+def _goes_on(report: Report, done: float) -> None:
+    """Report the fraction of what follows where the lengths of rows were only the beginning."""
+    report(of_samples.LENGTHS + (1 - of_samples.LENGTHS) * done)
 
 
 def _least(number: int) -> int:

@@ -110,8 +110,12 @@ def test_lanczos_takes_over_where_rows_are_too_many_and_says_so(monkeypatch, cap
     objective = CASES["mlp-tanh"].objective()
     expected = ls.spectrum(objective, operator="ggn", method="lanczos", steps=30, probes=2)
     monkeypatch.setattr(samples, "are_worth_it", lambda objective, n, n_rows, *_: n_rows <= 3)
+    reported = []
     with caplog.at_level(logging.INFO):
-        found = ls.spectrum(objective, operator="ggn", steps=30, probes=2)
+        found = ls.spectrum(objective, operator="ggn", steps=30, probes=2, progress=lambda *told: reported.append(told))
+    of_parts = [done for done, total, _ in reported if total == 3]
+    assert of_parts == sorted(of_parts)
+    assert len(of_parts) > 10
     assert "longer work than 60 products" in caplog.text
     by_rows = np.isfinite(found.eigenvalues).any(axis=1)
     assert by_rows.tolist() == [False, False, True]  # a class of one sample has two rows
@@ -119,8 +123,9 @@ def test_lanczos_takes_over_where_rows_are_too_many_and_says_so(monkeypatch, cap
     np.testing.assert_allclose(found.lambda_max, expected.lambda_max, rtol=1e-3)
     np.testing.assert_allclose(found.trace, expected.trace, rtol=1e-10)
     assert np.isfinite(found.lambda_max_sampling_stderr[:2]).all()
-    few = objective.layout.size * 8 * 2  # memory for two rows
-    assert ls.spectrum(objective, operator="ggn", steps=30, probes=2, cache_bytes=few).steps[:2].all()
+    for few in (0, objective.layout.size * 8 * 2):  # memory for no row, or for two
+        monkeypatch.setattr(row_numbers, "FEW_ROWS", few // 10**6)
+        assert ls.spectrum(objective, operator="ggn", steps=30, probes=2, cache_bytes=few).steps[:2].all()
 
 
 def test_many_rows_are_taken_where_products_would_be_more_work(monkeypatch):
