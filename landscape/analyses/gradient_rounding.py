@@ -11,18 +11,18 @@ gradient g_p of a part of n samples, of the size S = max(mean |s_i|, |g_p|), may
 q is the upper quartile of the d_i of samples whose gradients are at most about as long as S. Of samples whose gradients
 are at least about as long, r = sum d_i / sum |s_i| is what most have and may have alike, and m^2 = sum d_i^2 /
 sum |s_i|^2 counts what few have, as where one of many ReLUs is on the other side of its kink. If r is not small, these
-errors do not grow with the gradients, and only q counts. q, r and m are of samples of all parts, S is of samples of the
-part: if few of its samples have most of its gradient, |g_p| is the length that theirs contribute.
+errors do not grow with the gradients, and in place of r and m only the part's own samples count, with sum d_i / sum
+|s_i| times mean |s_i|. q, r and m are of samples of all parts, S is of samples of the part: if few of its samples have
+most of its gradient, |g_p| is the length that theirs contribute.
 
-The loss of given outputs is computed in float64 (objective/precise.py), and d is without its rounding: 1 - p of a
-fitted sample is a multiple of 1e-16. If the loss depends on differences of outputs only, its slopes in them add up to
-zero, and what they do add up to is rounding of the slope in the largest output. Along this, l is the mean length of the
-gradients, which grows with them by f = |g_p| / mean |s_i|. No sample has more of it than a unit of rounding of the
-slopes that badly fitted outputs have, along which c is the mean length.
+The loss of given outputs is computed in float64 (objective/precise.py), unless it casts them itself, and d is without
+its rounding: 1 - p of a fitted sample is a multiple of 1e-16. If the loss depends on differences of outputs only, its
+slopes in them add up to zero, and what they do add up to is rounding of the slope in the largest output. Along this, l
+is the mean length of the gradients, which grows with them by f = |g_p| / mean |s_i|. No sample has more of it than a
+unit of rounding of the slopes that badly fitted outputs have, along which c is the mean length.
 """
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,7 +53,7 @@ class Rounding:
 
     errors: np.ndarray  # (K, L) d_i
     lengths: np.ndarray  # (K,) |s_i|
-    owners: np.ndarray  # (K,) positions of the samples' parts
+    owners: np.ndarray  # (K,) positions of the samples' parts, as float64
     loss: np.ndarray  # (L, P) l
     most: np.ndarray  # (L, P) c
     size: np.ndarray  # (L, P) mean length of the samples' gradients within the layer
@@ -74,15 +74,16 @@ class Rounding:
         """
         loss, most, size = (x[:, parts] for x in (self.loss, self.most, self.size))
         length, whole = self.length[parts], np.linalg.norm(norm, axis=0)
-        each = zip(parts, np.fmax(length, whole), counts, strict=True)
+        each = zip(parts, length, np.fmax(length, whole), counts, strict=True)
         network, seen = np.swapaxes([self._of_network(*one) for one in each], 0, 1)
         network = np.where(norm > 0, np.maximum(self.unit * network.T, self.eps * norm), self.unit * seen.T)
         factor = np.fmax(1, np.fmax(_ratio(whole, length), _ratio(norm, size)))
         found: np.ndarray = network + np.fmin(loss * factor, most)
         return found
 
-    def _of_network(self, part: int, size: float, count: int) -> tuple[np.ndarray, np.ndarray]:
+    def _of_network(self, part: int, length: float, size: float, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Return q + S r + S m / sqrt(n) of a part within each layer, and the largest d_i of its own samples."""
+        own = self.owners == part
         near, far = self.errors[self.lengths <= _ALIKE * size], self.lengths * _ALIKE >= size
         found = np.quantile(near, 0.75, axis=0) if len(near) else np.zeros(self.errors.shape[1])
         far = far if far.any() else np.ones(len(far), dtype=bool)
@@ -91,13 +92,15 @@ class Rounding:
         if not np.linalg.norm(relative) > _COARSE:
             seldom = np.sqrt(_ratio((errors**2).sum(axis=0), (lengths**2).sum(), 0.0))
             found = found + size * (relative + seldom / np.sqrt(count))
-        return found, self.errors[self.owners == part].max(axis=0, initial=0)
+        else:
+            found = np.fmax(found, length * _ratio(self.errors[own].sum(axis=0), self.lengths[own].sum(), 0.0))
+        return found, self.errors[own].max(axis=0, initial=0)
 
 
 def computed(objective: Objective) -> int:
-    """Return how often a sample is computed: those that are compared, in both dtypes."""
-    chosen = _chosen(objective)
-    return len(chosen) + len(_compared_of(chosen))
+    """Return how often a sample is computed: those that are compared, once more in both dtypes."""
+    n = len(_chosen(objective))
+    return n + 2 * min(n, _COMPARED)
 
 
 def once(objective: Objective) -> object:
@@ -127,8 +130,8 @@ def measured(objective: Objective) -> Rounding:
         The rounding, the same in all processes of a team.
     """
     n_layers, n_parts = len(objective.layout.layers), len(objective.partition)
-    chosen = _compared_of(_chosen(objective))
-    errors, of_parts = np.full((len(chosen), n_layers + 1), np.nan), np.full((3, n_parts, n_layers + 1), np.nan)
+    n = min(_COMPARED, len(_chosen(objective)))
+    errors, of_parts = np.full((n, n_layers + 2), np.nan), np.full((3, n_parts, n_layers + 1), np.nan)
     try:
         errors, of_parts = _measured(objective)
         reason = "" if np.isfinite(errors).all() and np.isfinite(of_parts).all() else "gradients are not finite"
@@ -145,9 +148,9 @@ def measured(objective: Objective) -> Rounding:
         errors, of_parts = np.full_like(errors, np.nan), np.full_like(of_parts, np.nan)
     loss, most, size = of_parts[:, :, :-1].swapaxes(1, 2)
     return Rounding(
-        errors=errors[:, :-1],
-        lengths=errors[:, -1],
-        owners=np.array([p for p, _ in chosen]),
+        errors=errors[:, :-2],
+        lengths=errors[:, -2],
+        owners=errors[:, -1],
         loss=loss,
         most=most,
         size=size,
@@ -158,32 +161,28 @@ def measured(objective: Objective) -> Rounding:
 
 
 def _measured(objective: Objective) -> tuple[np.ndarray, np.ndarray]:
-    """Return d_i of each layer and |s_i|, (K, L + 1), and l, c and lengths of parts within layers and in all."""
+    """Return d_i of each layer, |s_i| and the part, (K, L + 2), and l, c and lengths of parts in layers and in all."""
     other = objective.in_dtype(torch.float64 if objective.dtype == torch.float32 else torch.float32)
     chosen, n_layers = _chosen(objective), len(objective.layout.layers)
-    compared = set(_compared_of(chosen))
-    largest, errors, apart = 0.0, list[np.ndarray](), list[float]()
-    of_parts = np.zeros((3, len(objective.partition), n_layers + 1))
+    lengths, of_parts = list[float](), np.zeros((3, len(objective.partition), n_layers + 1))
     counts = np.bincount([p for p, _ in chosen])
     for p, i in chosen:
-        z, (own, *of_loss) = _gradients(objective, i)
-        lengths = np.stack([_norms(objective, tensors) for tensors in (*of_loss, own)])
-        of_parts[:, p] += lengths / counts[p]
-        if (p, i) in compared:
-            again, (exact, *_) = _gradients(other, i)
-            apart.append(float((wide(z).cpu() - wide(again).cpu()).abs().max()))
-            largest = max(largest, float(wide(again).abs().max()))
-            pairs = zip(own, exact, strict=True)
-            off = _norms(objective, [wide(a) - wide(b).to(wide(a).device) for a, b in pairs])
-            errors.append(np.append(off[:-1], lengths[-1, -1]))
+        _, (own, *of_loss) = _gradients(objective, i)
+        norms = np.stack([_norms(objective, tensors) for tensors in (*of_loss, own)])
+        of_parts[:, p] += norms / counts[p]
+        lengths.append(norms[-1, -1])
+    largest, errors, apart = 0.0, list[np.ndarray](), list[float]()
+    for k in np.argsort(lengths, kind="stable")[
+        np.linspace(0, len(chosen) - 1, min(_COMPARED, len(chosen))).astype(int)
+    ]:
+        (z, (own, *_)), (exact_z, (exact, *_)) = (_gradients(of, chosen[k][1]) for of in (objective, other))
+        apart.append(float((wide(z).cpu() - wide(exact_z).cpu()).abs().max()))
+        largest = max(largest, float(wide(exact_z).abs().max()))
+        off = _norms(objective, [wide(a) - wide(b).to(wide(a).device) for a, b in zip(own, exact, strict=True)])
+        errors.append(np.array([*off[:-1], lengths[k], chosen[k][0]]))
     if (different := float(np.median(apart))) > _OTHER * largest:
         raise LandscapeError(f"its outputs differ by {different:.2g} where the largest is {largest:.2g}")
     return np.stack(errors), of_parts
-
-
-def _compared_of(chosen: Sequence[tuple[int, int]]) -> Sequence[tuple[int, int]]:
-    """Return those of the chosen samples that are computed in both dtypes."""
-    return chosen[:: -(-len(chosen) // _COMPARED)]
 
 
 def _gradients(objective: Objective, sample: int) -> tuple[Tensor, list[list[Tensor]]]:
@@ -211,15 +210,17 @@ def _slopes(objective: Objective, z: Tensor, targets: Tree) -> tuple[Tensor, Ten
     z = wide(z) if precise.widens(objective) else z
     _, slopes = at(z)
     none = torch.zeros_like(z)
-    if objective.task.name != "classification" or z.ndim != 2 or z.dtype != torch.float64:
+    if objective.task.name != "classification" or z.ndim != 2:
         return slopes, none, none
     off = slopes.sum()
     badly, steep = at(-z)  # outputs that are far from fitted, of which the loss has all digits
+    is_narrow = torch.equal(badly.float().to(badly), badly)  # the loss casts what it is given, or what it returns
+    eps = torch.finfo(torch.float32 if is_narrow else z.dtype).eps
     matters = abs(off) > _FITTED * torch.finfo(objective.dtype).eps * slopes.norm()
-    if not matters or not torch.allclose(badly, at(1 - z)[0], rtol=1e-8, atol=0):
+    if not matters or not torch.allclose(badly, at(1 - z)[0], rtol=100 * eps, atol=0):
         return slopes, none, none
     largest = torch.nn.functional.one_hot(z.argmax(1), z.shape[1])
-    return slopes - off * largest, off * largest, torch.finfo(z.dtype).eps * steep.abs().max() * largest
+    return slopes - off * largest, off * largest, eps * steep.abs().max() * largest
 
 
 def _norms(objective: Objective, tensors: list[Tensor]) -> np.ndarray:

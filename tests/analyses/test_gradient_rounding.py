@@ -192,6 +192,43 @@ def test_a_part_that_is_not_fitted_keeps_its_numbers_beside_parts_of_which_nothi
     assert found.norm_rounding[0, 3] < 1e-5 * found.norm[0, 3]
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("scale", [5, 16, 22])
+def test_a_loss_that_casts_to_float32_has_its_rounding(scale, dtype):
+    def narrow(logits, labels):
+        return F.cross_entropy(logits.float(), labels, reduction="none")
+
+    model, inputs, labels = fitted(scale)
+    found = ls.gradients(
+        ls.make_objective(
+            model.to(dtype), (inputs.to(dtype), labels), loss=narrow, task="classification", parts="class",
+            dtype=str(dtype)[6:], device="cpu",
+        )
+    )  # fmt: skip
+    for c in range(4):
+        own = copy.deepcopy(model).double()
+        exactly(own(inputs[labels == c].double()), labels[labels == c]).mean().backward()
+        norm = float(torch.cat([p.grad.flatten() for p in own.parameters()]).norm())
+        assert abs(found.norm[0, c] - norm) <= CLEAR * found.norm_rounding[0, c]
+    assert found.only_rounding("norm").any() == (scale == 22)
+
+
+def test_many_classes_of_which_some_are_fitted_have_their_numbers():
+    random = torch.Generator().manual_seed(0)
+    labels = torch.arange(40).repeat_interleave(3)
+    model = nn.Sequential(nn.Linear(40, 40, bias=False), nn.LogSoftmax(1))
+    inputs = F.one_hot(labels, 40) + 0.02 * torch.randn(len(labels), 40, generator=random)
+    inputs[labels % 3 == 2] = inputs[labels % 3 == 2].roll(3, dims=1)  # which the network takes for other classes
+    with torch.no_grad():
+        model[0].weight.copy_(18 * torch.eye(40))
+    found = ls.gradients(
+        ls.make_objective(model, (inputs, labels), loss=nll, task="classification", parts="class", device="cpu")
+    )
+    assert not found.only_rounding("whole_norm")[0]
+    assert not found.only_rounding("norm")[0, 2::3].any()
+    assert np.isfinite(found.contribution).all()
+
+
 class Narrow(nn.Module):
     """Accepts float32 only."""
 
