@@ -288,10 +288,10 @@ DOCUMENT_NAMES = [
     "n_samples", "n_used", "loss", "loss_stderr", "accuracy", "accuracy_stderr", *FIELDS, "lambda_max",
     "lambda_max_residual", "converged", "lambda_min", "lambda_min_residual", "trace", "trace_stderr",
     "trace_sampling_stderr", "lambda_max_sampling_stderr", "lambda_max_crossfit", "lambda_max_crossfit_stderr",
-    "uncertainty", "ritz_values", "ritz_residuals", "ritz_sampling_stderr", "negative_mass", "negative_mass_stderr",
-    "negative_curvature", "negative_curvature_stderr", "saddle_ratio", "saddle_ratio_stderr", "largest_at_most",
-    "smallest_at_least", "lambda_max_error", "trace_error", "beyond_max", "beyond_max_error", "beyond_min",
-    "beyond_min_error",
+    "uncertainty", "ritz_values", "ritz_residuals", "ritz_converged", "ritz_sampling_stderr", "negative_mass",
+    "negative_mass_stderr", "negative_curvature", "negative_curvature_stderr", "saddle_ratio", "saddle_ratio_stderr",
+    "largest_at_most", "smallest_at_least", "lambda_max_error", "trace_error", "beyond_max", "beyond_max_error",
+    "beyond_min", "beyond_min_error",
 ]  # fmt: skip
 
 
@@ -317,7 +317,7 @@ def _conclude(console: Console, found: Spectrum, path: Path, objective: Objectiv
     _by_rows(console, found, objective, options)
     if options.sought > 1:
         further.show(console, found, min(options.sought, MOST_COLUMNS))
-    further.warn(console, found, options)
+        further.warn(console, found, options.sought)
     if found.overlap is not None:
         _show_overlap(console, found)
     also = "" if found.overlap is None else " [--kind overlap]"
@@ -386,25 +386,15 @@ def _percent(share: float) -> str:
 
 def _doubts(console: Console, found: Spectrum) -> None:
     """Name the parts whose lambda_max has not converged, or might not be the largest."""
-    options = found.provenance["options"]
-    by_accuracy = options["accuracy"] is not None and options["tol"] is None
-    longer = "raise --accuracy, which sets its tolerance" if by_accuracy else "set --tol and --max-steps"
     for p in np.flatnonzero(~found.converged).tolist():
-        if found.ran(p):
-            remedy = f" after {int(found.runs(p)[2].max())} steps; raise --steps or set --tol"
-        else:
-            by_rows = found.eigenvalues is not None and np.isfinite(found.eigenvalues[p]).any()
-            rounded = found.eigenvalue_rounding is not None and (
-                found.eigenvalue_rounding[p] > found.lambda_max_residual[p] / 2
-            )
-            remedy = f"; {('use --dtype float64' if rounded else 'lower --ggn-tol') if by_rows else longer}"
+        after = f" after {int(found.runs(p)[2].max())} steps" if found.ran(p) else ""
         console.note(
             f"* lambda_max of {found.parts[p]} has not converged: residual {found.lambda_max_residual[p]:.2g} of "
-            f"{found.lambda_max[p]:.4g}{remedy}"
+            f"{found.lambda_max[p]:.4g}{after}; {further.remedy(found, p)}"
         )
     if found.largest_at_most is None:
         return
-    given = options["gap"]
+    given = found.provenance["options"]["gap"]
     allowed = (GAP if given is None else given) * np.abs(found.lambda_max)
     if given is None and found.lambda_max_sampling_stderr is not None:
         allowed = np.fmax(allowed, found.lambda_max_sampling_stderr)

@@ -368,12 +368,16 @@ class Spectrum(Predicted):
         return self.ran(p) or (self.eigenvalue_rest is not None and bool(np.isfinite(self.eigenvalue_rest[p])))
 
     @property
+    def ritz_converged(self) -> Bools:
+        """Whether the residual of each Ritz value is at most `tol` times |lambda_max|, (P, rank); not of nan."""
+        return converged(self.ritz_values, self.ritz_residuals, tol=self.tol, scale=self.lambda_max[:, None])
+
+    @property
     def vectors_converged(self) -> Bools:
         """Whether the residual of each of a part's Ritz vectors is at most `tol` times |lambda_max|, (P,)."""
         n_vectors = 0 if self.ritz_vectors is None else self.ritz_vectors.shape[1]
-        residuals = np.nan_to_num(self.ritz_residuals[:, :n_vectors])  # nan for vectors that do not exist
-        found = converged(self.ritz_values[:, :n_vectors], residuals, tol=self.tol, scale=self.lambda_max[:, None])
-        sure: Bools = np.all(found, axis=1)
+        missing = np.isnan(self.ritz_values)  # vectors that do not exist
+        sure: Bools = np.all((self.ritz_converged | missing)[:, :n_vectors], axis=1)
         return sure
 
     def _chosen(self, chosen: Sequence[int], changes: dict[str, Any]) -> dict[str, Any]:

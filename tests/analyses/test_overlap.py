@@ -343,6 +343,8 @@ def test_the_document_holds_the_overlap_and_the_note_says_what_has_not_converged
     for name in ("overlap", "principal_angles", "gradient_curvature"):
         np.testing.assert_allclose(document[name], getattr(found, name))
     assert document["vectors_converged"] == [False] * 3
+    assert [part["ritz_converged"] for part in document["parts"]] == found.ritz_converged.tolist()
+    assert not found.ritz_converged[:, 1].any()
     assert main([*COMMAND, "-o", "c.h5", "--json", "--steps", "2"]) == 0
     assert "overlap" not in json.loads(capsys.readouterr().out)
 

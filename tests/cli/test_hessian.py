@@ -15,6 +15,7 @@ from landscape.analyses import samples
 from landscape.analyses.options import Options
 from landscape.cli import further, hessian, over_samples
 from landscape.results.over_samples import of_part
+from landscape.results.written import with_error
 
 
 class Said:
@@ -64,15 +65,46 @@ def test_more_outputs_than_products_are_the_reason_for_lanczos():
     assert said_of_rows(objective, found, method="lanczos") == []
 
 
-def test_eigenvalues_of_top_that_have_not_converged_are_told():
+def test_eigenvalues_that_have_not_converged_are_told():
     found, console = ls.spectrum(CASES["mlp-tanh"].objective(), top=4), Said()
-    options = Options(**found.provenance["options"])
-    further.warn(console, found, options)
+    further.warn(console, found, 4)
     assert console.notes == []
     found.ritz_residuals[1, 1:] = found.lambda_max[1]
-    further.warn(console, found, options)
+    found.converged[1] = False
+    further.warn(console, found, 4)
     (note,) = console.notes
-    assert re.findall(r"\d+", note) == ["3", "4", found.parts[1]]
+    told, residuals, remedy = re.split(r"[:;]", note)
+    assert re.findall(r"\d+", told) == ["3", "4", found.parts[1]]
+    assert f" {found.lambda_max[1]:.2g}," in residuals
+    assert set(re.findall(r"--[a-z-]+", remedy)) == {"--tol", "--max-steps"}
+
+
+def test_eigenvalues_of_few_steps_that_have_not_converged_have_a_star_and_their_residuals():
+    found = ls.spectrum(CASES["mlp-tanh"].objective(), steps=3, probes=1, vectors=3)
+    console = Said()
+    further.show(console, found, 3)
+    further.warn(console, found, 3)
+    assert not found.ritz_converged[:, 1:].any()
+    assert len(console.notes) == 3
+    for p, (_, *cells) in enumerate(console.rows[0]):
+        assert [cell.split(" (")[0].endswith("*") for cell in cells] == (~found.ritz_converged[p, :3]).tolist()
+        for r, cell in enumerate(cells):
+            residual, sampling = found.ritz_residuals[p, r], found.ritz_sampling_stderr[p, r]
+            by_residual = not sampling >= residual
+            assert cell.endswith(" (residual)") == by_residual
+            error = float(cell.split(" ± ")[1].split("*")[0].split(" ")[0])
+            assert error == pytest.approx(residual if by_residual else sampling, rel=0.5)
+
+
+def test_without_errors_over_samples_eigenvalues_have_their_residuals():
+    found = ls.spectrum(CASES["mlp-tanh"].objective(), steps=3, probes=1, top=3, sampling_errors=False)
+    console = Said()
+    further.show(console, found, 3)
+    assert console.titles == ["largest eigenvalues ± residual"]
+    for p, (_, *cells) in enumerate(console.rows[0]):
+        for r, cell in enumerate(cells):
+            sure = found.ritz_converged[p, r]
+            assert cell == with_error(found.ritz_values[p, r], found.ritz_residuals[p, r]) + "*" * (not sure)
 
 
 def test_the_bound_of_eigenvalues_knows_those_below_too():

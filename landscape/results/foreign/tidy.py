@@ -9,7 +9,6 @@ import numpy as np
 from landscape.results import History, Result, Series, Spectrum, columns
 from landscape.results.base import OfPoints
 from landscape.results.column import Column
-from landscape.results.converged import converged
 
 COLUMNS = (
     "file", "kind", "checkpoint", "epoch", "method", "data", "split", "matrix", "part", "n_samples", "quantity",
@@ -70,7 +69,7 @@ def _numbers(result: Any, p: int) -> Iterator[list[Any]]:
             yield [column.name, value, "" if error is None else error, *_exactness(column, result, p, error)]
     if isinstance(result, Spectrum):
         values, residuals = result.ritz_values[p], result.ritz_residuals[p]
-        sure = converged(values, residuals, tol=result.tol, scale=result.lambda_max[p])
+        sure = result.ritz_converged[p]
         for k, (value, residual, is_sure) in enumerate(zip(values, residuals, sure, strict=True), 1):
             if not np.isnan(value):
                 exactness = "exact" if residual == 0 else "converged" if is_sure else "not converged"
