@@ -31,15 +31,16 @@ def frequency(rows: Sequence[Row], columns: Sequence[Column]) -> dict[str, Any]:
         columns: columns of the summary.
 
     Returns:
-        The measures for which some part has a number, and the rows with these.
+        The measures for which some part has a number, and the rows with these, in percent where the heading says so.
     """
-    measures = [column for column in columns if not column.count]
+    measures = [column for column in columns if column.form != "count"]
     points: list[dict[str, Any]] = []
     for row in rows:
         values = {
-            column.key: [_plain(row.cells[column.key].value), _plain(row.cells[column.key].error)]
+            column.key: [_plain(value, scale) for value in (row.cells[column.key].value, row.cells[column.key].error)]
             for column in measures
             if column.key in row.cells
+            for scale in [100 if column.form == "percent" else 1]
         }
         trained = row.cells["trained"].value
         points.append({"model": row.model, "part": row.part, "trained": _plain(trained), "values": values})
@@ -178,5 +179,5 @@ def _rounded(values: np.ndarray, kind: str) -> list[float | None]:
     return [float(f"{value:.{digits}g}") if math.isfinite(value) else None for value in values.tolist()]
 
 
-def _plain(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
+def _plain(value: float | None, scale: float = 1) -> float | None:
+    return scale * value if value is not None and math.isfinite(value) else None

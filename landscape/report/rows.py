@@ -21,7 +21,7 @@ class Column:
     key: str
     heading: str
     of: Mapping[str, of_results.Column]  # by kinds
-    count: bool  # a number of samples, not a measure of sharpness
+    form: str  # of its numbers; a "count" is of samples, not a measure of sharpness
 
     @property
     def meaning(self) -> str:
@@ -47,7 +47,7 @@ def _columns() -> tuple[Column, ...]:
             key=key,
             heading=f"{first.summary}{' %' * (first.form == 'percent')}",
             of=of,
-            count=first.form == "count",
+            form=first.form,
         )
         for key, of in found.items()
         for first in [next(iter(of.values()))]

@@ -22,7 +22,7 @@ from surfaces import three_classes, three_lines
 from synthetic import bulk, spectrum_of
 
 from landscape.report import curves, figures, open_sources, page
-from landscape.report.rows import COLUMNS
+from landscape.report.rows import COLUMNS, columns_of, rows_of
 from landscape.results import quadrature, store
 from landscape.results.regroup import regroup
 
@@ -122,6 +122,22 @@ def test_the_table_has_the_numbers_of_the_files(sources, no_figures):
     assert np.isnan(found["d", "train", "class 1"][way][0])  # it has no convergence point
     assert found["g", "train", "class 1"]["lambda_max"][0] == results["series.h5"].lambda_max[-1, 1]
     assert len(found) == 8 * 3
+
+
+def test_measures_in_percent_are_drawn_in_percent(sources):
+    made = spectrum()
+    rows = rows_of(sources({"a.h5": of_checkpoint(made)}))
+    drawn = curves.frequency(rows, columns_of(rows))
+    names = {measure["key"]: measure["name"] for measure in drawn["measures"]}
+    assert [names[key].endswith(" %") for key in ("accuracy", "negative", "lambda_max")] == [True, True, False]
+    for p, point in enumerate(drawn["points"]):
+        values = point["values"]
+        assert values["accuracy"][0] == pytest.approx(100 * made.accuracy[p])
+        assert values["negative"] == pytest.approx([
+            100 * made.negative_curvature[p],
+            100 * made.negative_curvature_stderr[p],
+        ])
+        assert values["lambda_max"] == [made.lambda_max[p], made.lambda_max_residual[p]]
 
 
 def test_numbers_without_an_end_are_written_as_a_browser_reads_them(sources, no_figures):
