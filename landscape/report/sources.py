@@ -2,7 +2,7 @@
 
 Results describe the same checkpoint if the weights, the parameters that vary, the data, the split, the loss and the
 weights of its classes agree; their numbers are then in one row. Two results of one kind are never in one row, nor are
-a plane and the plane of a path.
+a plane and the plane of a path, nor a result and a series of such results.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from landscape.errors import InputError, StoreError, arg
 from landscape.results import History, Result
-from landscape.results.columns import drawn_as
+from landscape.results.columns import drawn_as, last
 
 SECTIONS = {
     "spectrum": "Spectra",
@@ -66,7 +66,8 @@ def open_sources(results: Mapping[Path, Result], called: Sequence[str] | None = 
             known = ", ".join(SECTIONS)
             raise InputError(f"{file} is a {result.kind}, which a report does not show: give files of {known}")
         checkpoint = _checkpoint(file, result)
-        kind = "surface" if result.kind == "trajectory" else drawn_as(result)
+        shown = last(result)
+        kind = "surface" if shown.kind == "trajectory" else drawn_as(shown)
         models.append((checkpoint, seen[checkpoint, kind]))
         seen[checkpoint, kind] += 1
     firsts: dict[tuple[Hashable, int], tuple[Path, Result]] = {}

@@ -16,7 +16,7 @@ import pytest
 from made import history
 from matplotlib.figure import Figure
 from PIL import Image
-from results_of_all_kinds import all_kinds, distances, of_checkpoint, sharpness, spectrum, trajectory
+from results_of_all_kinds import all_kinds, distances, of_checkpoint, series, sharpness, spectrum, trajectory
 from scipy.integrate import trapezoid
 from surfaces import three_classes, three_lines
 from synthetic import bulk, spectrum_of
@@ -158,6 +158,16 @@ def test_two_spectra_of_one_checkpoint_and_other_data_have_rows_of_their_own(sou
         *(("s", f"class {p}") for p in range(3)),
     ]
     assert "trace" not in found["s", "test", "class 0"]
+
+
+def test_a_series_and_a_result_of_its_last_checkpoint_have_rows_of_their_own(sources, no_figures):
+    single = dataclasses.replace(spectrum(), operator="ggn", lambda_max=np.array([7.0, 8.0, 9.0]))
+    several = series()
+    found = Page(page(sources({"g.h5": of_checkpoint(several), "h.h5": of_checkpoint(single)}))).table()
+    assert [(model, part) for model, _, part in found] == [(m, f"class {p}") for m in "gh" for p in range(3)]
+    for p in range(3):
+        assert found["g", "train", f"class {p}"]["lambda_max"][0] == several.lambda_max[-1, p]
+        assert found["h", "train", f"class {p}"]["lambda_max"][0] == single.lambda_max[p]
 
 
 def test_a_line_shares_the_rows_of_a_plane_and_the_plane_of_a_path_does_not(sources, no_figures):
