@@ -59,6 +59,16 @@ def test_a_band_is_one_standard_error_to_each_side():
     assert sorted(set(np.round(band.get_paths()[0].vertices[:, 1], 12))) == pytest.approx([y - e, y + e])
 
 
+def test_the_bands_of_rises_have_the_errors_over_samples():
+    errors = {"worst_rise_sampling_stderr": np.full(3, 0.3), "noise_rise_sampling_stderr": np.full(3, 0.4)}
+    series = along(sharpness(**errors))
+    worst, noise = ls.plots.along(series, ["class 1"]).axes[:2]
+    for ax, error in ((worst, 0.3), (noise, np.hypot(0.4, series.noise_rise_stderr[0, 1]))):
+        (line,), (band,) = curves(ax), ax.collections
+        ends = np.add.outer([-error, error], line.get_ydata())
+        assert set(np.round(band.get_paths()[0].vertices[:, 1], 12)) == set(np.round(ends, 12).ravel())
+
+
 def test_a_learning_rate_that_is_given_wins_and_one_that_is_unknown_draws_nothing():
     unknown = along(spectrum())
     assert not [line for line in ls.plots.along(unknown).axes[0].lines if line.get_linestyle() == "--"]

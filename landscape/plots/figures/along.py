@@ -59,8 +59,8 @@ _PANELS: Mapping[str, Sequence[_Panel]] = {
         _Panel("alignment", r"$|\cos(g_p, v_1)|$, $v_1$ of all samples"),
     ),
     "sharpness": (
-        _Panel("worst_rise", "worst rise in the ball"),
-        _Panel("noise_rise", "rise under noise", ("noise_rise_stderr",)),
+        _Panel("worst_rise", "worst rise in the ball", ("worst_rise_sampling_stderr",)),
+        _Panel("noise_rise", "rise under noise", ("noise_rise_sampling_stderr", "noise_rise_stderr")),
         _Panel(
             "doubling_radius",
             "noise that doubles the loss",
