@@ -17,7 +17,7 @@ from landscape.objective.objective import Objective
 from landscape.objective.runs import checkpoint_list
 from landscape.results import Gradients, columns
 from landscape.results.gradients import CLEAR
-from landscape.results.written import few, percent, with_error
+from landscape.results.written import few, share_with_error, with_error
 
 GRADIENTS = cloup.option_group(
     "Gradients",
@@ -213,9 +213,7 @@ def _last_errors(found: Gradients, name: str) -> np.ndarray:
 
 def _percent(share: float, error: float) -> str:
     """Return the text of a share, in percent, with its error; a dash if it is not defined."""
-    if math.isnan(share):
-        return "-"
-    return f"{100 * share:.1f}" + ("" if error == 0 else f" ± {percent(error)}" if error > 0 else " ± ?")
+    return "-" if math.isnan(share) else share_with_error(share, error)
 
 
 def _ends(found: Gradients) -> list[int]:

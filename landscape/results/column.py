@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from landscape.results.written import number, percent, with_error
+from landscape.results.written import number, share_with_error, with_error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,8 +128,7 @@ class Column:
         if self.form == "count":
             return f"{int(value):,}"
         if self.form == "percent":
-            known = error is not None and math.isfinite(error) and error > 0
-            return f"{100 * value:.1f}" + (f" ± {percent(error)}" if known and error is not None else "")
+            return share_with_error(value, 0.0 if error is None else error)
         return number(value) if error is None else with_error(value, error)
 
 

@@ -56,6 +56,20 @@ def percent(error: float) -> str:
     return f"{shown:.1g}" if shown < 9.5 else f"{shown:.0f}"
 
 
+def share_with_error(share: float, error: float) -> str:
+    """Write a share in percent with its error, "87.5 ± 4".
+
+    Args:
+        share: a fraction.
+        error: as for `with_error`.
+
+    Returns:
+        The text, without the sign of percent; errors are shown as by `with_error`.
+    """
+    known = 0 <= error < math.inf
+    return f"{100 * share:.1f}" + ("" if error == 0 else f" ± {percent(error) if known else '?'}")
+
+
 def _plain(value: float) -> bool:
     return 1e-3 <= abs(value) < 1e6
 

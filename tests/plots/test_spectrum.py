@@ -23,6 +23,7 @@ from landscape.plots.figures.broadened import FLOOR
 from landscape.plots.layout import theme
 from landscape.plots.layout.symbols import matrix
 from landscape.results import quadrature, written
+from landscape.results.column import Column
 
 
 def curve(ax):
@@ -311,6 +312,21 @@ def test_where_a_figure_cannot_go_is_said(tmp_path):
 )
 def test_numbers_are_written_with_the_digits_their_errors_leave(value, error, text):
     assert written.with_error(value, error) == text
+
+
+@pytest.mark.parametrize(
+    ("share", "error", "text"),
+    [
+        (0.875, 0.04, "87.5 ± 4"),
+        (0.875, 0.0, "87.5"),
+        (0.0, np.nan, "0.0 ± ?"),
+        (0.0, np.inf, "0.0 ± ?"),
+        (0.0, -0.1, "0.0 ± ?"),
+    ],
+)
+def test_shares_have_their_errors_in_percent_and_say_which_are_unknown(share, error, text):
+    assert written.share_with_error(share, error) == text
+    assert Column(head="x", field="x", form="percent").written(share, error) == text
 
 
 def test_names_are_cut_in_the_middle():
