@@ -264,7 +264,7 @@ def test_a_page_asks_nothing_of_a_network(sources, no_figures):
 
 
 def test_a_class_may_be_called_what_it_likes(sources, no_figures):
-    parts = (NAME, "{{ 7 * 7 }}", "a & b </script>")
+    parts = (NAME, "{{ 7 * 7 }}", " a & b  </script>")
     results = {
         "s.h5": of_checkpoint(dataclasses.replace(spectrum(), parts=parts), NAME[:4]),
         "p.h5": of_checkpoint(three_classes(5, 5, parts=parts, verdict=NAME)),
@@ -278,6 +278,8 @@ def test_a_class_may_be_called_what_it_likes(sources, no_figures):
     assert scripts == [{"type": "application/json", "id": "data"}, {}, {}, {}, {}]  # plotly's and three of ours
     data = json.loads(found.texts["script"][0])
     assert data["densities"]["parts"] == list(parts)
+    values = [attrs.get("value") for attrs in found.all("option")]
+    assert set(parts) <= set(values)
     assert NAME not in text
 
 

@@ -71,12 +71,14 @@ def text_of(driver, name):
 
 
 def test_choices_change_the_curves(opened):
-    one = of_checkpoint(dataclasses.replace(spectrum(), parts=("class 0", "class 1", NAME)))
+    one = of_checkpoint(dataclasses.replace(spectrum(), parts=("class 0", " class  1", NAME)))
     driver = opened({"a.h5": one, "b.h5": of_checkpoint(spectrum(2, seed=1), "b"), "s.h5": of_checkpoint(sharpness())})
     first = curves_of(driver)
     assert len(first) == 2  # class 0 of both
-    offered = driver.execute_script("return [...document.getElementById('part').options].map((o) => o.text)")
-    assert offered == list(one.parts)
+    offered = driver.execute_script("return [...document.getElementById('part').options].map((o) => o.value)")
+    assert offered == [*one.parts, "class 1"]
+    choose(driver, "part", one.parts[1])  # white space is part of a name
+    assert len(curves_of(driver)) == 1
     choose(driver, "part", NAME)
     (other,) = curves_of(driver)  # of one of the two
     assert other not in first
