@@ -139,17 +139,14 @@ _CENTRE = Column(
 _CENTRE_ACCURACY = replace(_DRAWN_ACCURACY, field="centre_accuracy", error="centre_accuracy_stderr", key="accuracy")
 _COMPARED_LOSS = replace(LOSS, compared=True)
 _GRADIENTS_LOSS = replace(_DRAWN_LOSS, error="loss_sampling_stderr")
-_OVER_SAMPLES = (
-    *(LOSS, _COMPARED_LOSS, ACCURACY, *MEASURED, _CENTRE, _CENTRE_ACCURACY),
-    *(_DRAWN_LOSS, _DRAWN_ACCURACY, *_DRAWN_MEASURED, _GRADIENTS_LOSS),
-)
-"""Columns of means over the samples that a result used."""
+_OVER_SAMPLES = ("samples", "samples at most")
+"""What the error of a column is whose numbers follow from the samples that a result used, and from nothing random."""
 
 
 def is_exact(column: Column, result: Any, part: int) -> bool:
-    """Say whether the number of a part is the mean over all of its samples, not an estimate from draws or batches."""
-    of_draw = column.after is not None and bool(column.after(result, part))
-    return column in _OVER_SAMPLES and not of_draw and not getattr(result, "batch_size", 0)
+    """Say whether the number of a part follows from all of its samples, and is no estimate from draws or batches."""
+    of_draw = column.after is not None and bool(column_values.drawn(result)[part])
+    return column.of_error in _OVER_SAMPLES and not of_draw and not getattr(result, "batch_size", 0)
 
 
 _SURFACE = (
@@ -379,6 +376,8 @@ TABLES: Mapping[str, Sequence[Column]] = {
             head="its change",
             field="mean_loss_change",
             error="mean_loss_change_stderr",
+            of_error="samples",
+            after=column_values.of_draw,
             values=column_values.strongest,
             doc="change of the mean loss along the eigenvector that changes it most",
             summary="change of the loss along an eigenvector",
@@ -388,6 +387,8 @@ TABLES: Mapping[str, Sequence[Column]] = {
             head="of accuracy",
             field="mean_accuracy_change",
             error="mean_accuracy_change_stderr",
+            of_error="samples",
+            after=column_values.of_draw,
             form="percent",
             values=column_values.accuracy_there,
             doc="change of the accuracy along the eigenvector that changes the mean loss most",

@@ -12,7 +12,7 @@ import torch
 from fitted import network
 from foreign_files import goldstein
 from made import THREE, gradients, history
-from results_of_all_kinds import sharpness
+from results_of_all_kinds import sensitivity, sharpness
 from surfaces import plane_of_two, three_classes, three_lines
 
 import landscape as ls
@@ -172,6 +172,16 @@ def test_losses_over_all_samples_are_exact_also_where_another_sample_would_chang
     rows = [dict(zip(tidy.COLUMNS, row, strict=True)) for row in tidy.rows({Path("a.h5"): found})]
     own = [row for row in rows if row["quantity"] == "centre_loss"]
     assert [(row["error"], row["of_error"], row["exactness"]) for row in own] == [(0.1, "samples", "exact")] * 3
+    assert exactness(dataclasses.replace(three_lines(), barrier_stderr=np.full(3, 0.1)), "barrier") == ["exact"] * 3
+
+
+def test_changes_along_eigenvectors_are_exact_and_those_along_random_directions_are_not():
+    found = sensitivity()
+    for quantity in ("dependence", "accuracy_dependence"):
+        assert exactness(found, quantity) == ["exact"] * 3
+    assert exactness(found, "control") == ["estimated"] * 3
+    drawn = dataclasses.replace(found, provenance={"draws": {"samples": 4}})
+    assert exactness(drawn, "dependence") == ["estimated", "estimated", "exact"]  # of 9, 5 and 1 samples
 
 
 def test_numbers_of_draws_and_of_batches_are_not_exact():
@@ -182,6 +192,10 @@ def test_numbers_of_draws_and_of_batches_are_not_exact():
         assert exactness(ls.features(given), "loss") == [*of_first, "exact"]
         assert exactness(ls.features(given), "accuracy") == [*of_first, "exact"]
         assert exactness(ls.gradients(given), "loss") == [*of_first, "exact"]
+        assert exactness(ls.gradients(given), "projected") == [*of_first, "exact"]
+        for errors in (True, False):
+            found = ls.features(given, sampling_errors=errors)
+            assert exactness(found, "variance") == [*of_first, "exact"]
         line = ls.surface(given, ls.directions.random(given, 1), [0.0, 1.0])
         assert exactness(line, "centre_loss") == ["exact" if samples is None else "estimated", "exact"]
         assert exactness(line, "centre_accuracy") == ["exact" if samples is None else "estimated", "exact"]

@@ -34,6 +34,18 @@ def test_quality_of_one_checkpoint_stands_against_the_training_samples():
     assert "0.5 log Var" in fig.axes[0].get_title()
 
 
+@pytest.mark.parametrize("n_classes", [12, 13])
+def test_bars_are_the_errors_over_samples_of_any_number_of_classes(n_classes):
+    errors = np.linspace(0.1, 0.2, n_classes)
+    found = features(n_classes, quality_stderr=errors[None])
+    ax = plots.class_quality(found).axes[0]
+    bars = [segment for bar in ax.containers for segment in bar.lines[2][0].get_segments()]
+    ends = {round(bar[0][0]): bar[:, 1] for bar in bars}  # by the training samples
+    assert len(ends) == n_classes
+    for c, n in enumerate(found.train_counts):
+        np.testing.assert_allclose(ends[n], found.quality[0, c] + np.array([-1, 1]) * errors[c])
+
+
 def test_along_a_run_the_most_frequent_and_the_rarest_class_stand_out():
     found = features(n_points=3, epoch=np.array([20.0, 0.0, 10.0]))  # in any order
     fig = plots.class_quality(found)

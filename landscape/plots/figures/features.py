@@ -272,7 +272,8 @@ def _points(ax: Axes, features: Features, values: np.ndarray, chosen: Sequence[i
     colours = theme.palette()
     x, alike = places(features, chosen)  # of a balanced data set: side by side
     if len(chosen) > MOST_NAMES:
-        ax.plot(x, values[list(chosen)], "o", markersize=3, color=colours[0])
+        own = list(chosen)
+        ax.errorbar(x, values[own], yerr=errors[own], fmt="o", markersize=3, color=colours[0], elinewidth=0.6)
     else:
         for i, c in enumerate(chosen):
             colour, marker = colours[i % len(colours)], _MARKERS[i // len(colours)]

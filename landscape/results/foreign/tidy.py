@@ -14,9 +14,9 @@ COLUMNS = (
     "file", "kind", "checkpoint", "epoch", "method", "data", "split", "matrix", "part", "n_samples", "quantity",
     "value", "error", "of_error", "exactness",
 )  # fmt: skip
-"""The columns of the table. `exactness` is "exact" (over all samples, up to rounding), "converged" or "not converged"
-(for eigenvalues), "estimated" (with the error in its row), "rounding" (nothing else may be left of the number), or
-empty if none of these is known, as for bounds."""
+"""The columns of the table. `exactness` is "exact" (over all samples, at the points of a line, up to rounding),
+"converged" or "not converged" (for eigenvalues), "estimated" (with the error in its row), "rounding" (nothing else may
+be left of the number), or empty if none of these is known, as for bounds."""
 
 
 def rows(results: Mapping[Path, Result]) -> Iterator[list[Any]]:
