@@ -200,5 +200,11 @@ def test_numbers_of_draws_and_of_batches_are_not_exact():
         assert exactness(line, "centre_loss") == ["exact" if samples is None else "estimated", "exact"]
         assert exactness(line, "centre_accuracy") == ["exact" if samples is None else "estimated", "exact"]
         assert exactness(ls.sharpness(given, ascent_steps=1, draws=2), "loss") == ["exact"] * 2
-        assert exactness(ls.spectrum(objective, operator="ggn", samples=samples), "loss") == ["exact"] * 2
+        spectrum = ls.spectrum(objective, operator="ggn", samples=samples)
+        assert exactness(spectrum, "loss") == ["exact"] * 2
+        assert exactness(spectrum, "trace") == [*of_first, "exact"]
+        spectrum.lambda_max_residual[:] = spectrum.ritz_residuals[:] = 0
+        for quantity in ("lambda_max", "eigenvalue 1"):
+            assert exactness(spectrum, quantity) == ["exact" if samples is None else "converged", "exact"]
+        assert exactness(ls.gradients(given), "norm") == [*of_first, "exact"]
     assert exactness(ls.gradients(objective, batches=2, samples_per_batch=8), "loss") == ["", ""]

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from landscape.results import History, Result, Series, Spectrum, columns
+from landscape.results import History, Result, Series, Spectrum, column_values, columns
 from landscape.results.base import OfPoints
 from landscape.results.column import Column
 
@@ -16,7 +16,7 @@ COLUMNS = (
 )  # fmt: skip
 """The columns of the table. `exactness` is "exact" (over all samples, at the points of a line, up to rounding),
 "converged" or "not converged" (for eigenvalues), "estimated" (with the error in its row), "rounding" (nothing else may
-be left of the number), or empty if none of these is known, as for bounds."""
+be left of the number), or empty if none of these is known, as for bounds and for draws without an error."""
 
 
 def rows(results: Mapping[Path, Result]) -> Iterator[list[Any]]:
@@ -69,10 +69,10 @@ def _numbers(result: Any, p: int) -> Iterator[list[Any]]:
             yield [column.name, value, "" if error is None else error, *_exactness(column, result, p, error)]
     if isinstance(result, Spectrum):
         values, residuals = result.ritz_values[p], result.ritz_residuals[p]
-        sure = result.ritz_converged[p]
-        for k, (value, residual, is_sure) in enumerate(zip(values, residuals, sure, strict=True), 1):
+        exact = (residuals == 0) & ~result.drawn[p]
+        known = np.where(exact, "exact", np.where(result.ritz_converged[p], "converged", "not converged")).tolist()
+        for k, (value, residual, exactness) in enumerate(zip(values, residuals, known, strict=True), 1):
             if not np.isnan(value):
-                exactness = "exact" if residual == 0 else "converged" if is_sure else "not converged"
                 yield [f"eigenvalue {k}", float(value), float(residual), "residual", exactness]
 
 
@@ -83,8 +83,8 @@ def _exactness(column: Column, result: Any, p: int, error: float | None) -> tupl
     exact = columns.is_exact(column, result, p)
     if error is None or exact:
         return "" if error is None else column.of_error, "exact" if exact else ""
-    if error == 0:
+    if error == 0 and not column_values.drawn(result)[p]:
         return column.of_error, "exact"
     if column.sure is not None:
         return column.of_error, "converged" if bool(getattr(result, column.sure)[p]) else "not converged"
-    return column.of_error, "estimated" if np.isfinite(error) else ""
+    return column.of_error, "estimated" if np.isfinite(error) and error else ""
