@@ -37,10 +37,10 @@ def frequency(rows: Sequence[Row], columns: Sequence[Column]) -> dict[str, Any]:
     points: list[dict[str, Any]] = []
     for row in rows:
         values = {
-            column.key: [_plain(value, scale) for value in (row.cells[column.key].value, row.cells[column.key].error)]
+            column.key: [_plain(value, factor) for value in (row.cells[column.key].value, row.cells[column.key].error)]
             for column in measures
             if column.key in row.cells
-            for scale in [100 if column.form == "percent" else 1]
+            for factor in [100 if column.form == "percent" else 1]
         }
         trained = row.cells["trained"].value
         points.append({"model": row.model, "part": row.part, "trained": _plain(trained), "values": values})
@@ -179,5 +179,5 @@ def _rounded(values: np.ndarray, kind: str) -> list[float | None]:
     return [float(f"{value:.{digits}g}") if math.isfinite(value) else None for value in values.tolist()]
 
 
-def _plain(value: float | None, scale: float = 1) -> float | None:
-    return scale * value if value is not None and math.isfinite(value) else None
+def _plain(value: float | None, factor: float = 1) -> float | None:
+    return factor * value if value is not None and math.isfinite(value) else None
