@@ -67,13 +67,14 @@ def test_a_function_speaks_of_arguments_and_a_command_of_its_options(tmp_path, c
 @click.option("--steps")
 @click.option("-o", "--out")
 @click.option("--log/--linear")
+@click.option("--curvature", is_flag=True)
 @click.option("--what", "hidden_name")
 @click.option("--epochs")
 def command(**options):
     raise InputError(
         " ".join([
             arg("batch_norm", "keep"), arg("steps", 3), arg("out", Path("a b")), arg("log", False), arg("log", True),
-            arg("hidden_name"),
+            arg("hidden_name"), arg("curvature", False),
             arg("epochs", 2), arg("lr"), arg("tol", 1.0), arg("milestones", (2, 4)), arg("trust_pickle", True),
             said("a", "b"),
         ])
@@ -84,7 +85,7 @@ def test_options_are_written_as_the_command_declares_them():
     with named_by(naming.as_option), pytest.raises(InputError) as caught:
         command.main([], standalone_mode=False)
     assert str(caught.value) == (
-        "--bn keep --steps 3 --out 'a b' --linear --log --what "
+        "--bn keep --steps 3 --out 'a b' --linear --log --what no --curvature "
         "--epochs 2 --finetune-lr --tol 1 --milestones 2,4 --trust-pickle b"
     )
 

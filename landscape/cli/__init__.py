@@ -182,7 +182,8 @@ def main(args: Sequence[str] | None = None) -> int:
         warnings.filterwarnings("ignore", ".*torch.jit.*", FutureWarning)  # by PyTorch 2.15 of its own forward mode
         try:
             code = root.main(words or ["--help"], prog_name="landscape", standalone_mode=False, obj=words)
-            sys.stdout.flush()
+            if sys.stdout is not None:  # as in a process that was started with a closed one
+                sys.stdout.flush()
         except BrokenPipeError:
             _let_go_of_stdout()
             return 1
@@ -287,7 +288,8 @@ def _interruptible() -> Generator[None, None, None]:
 def _give_up_lost_output() -> None:
     """Discard output that cannot be written, for example on a full disk."""
     try:
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except OSError:
         _let_go_of_stdout()
 

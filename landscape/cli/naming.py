@@ -30,7 +30,7 @@ def as_option(name: str, *value: object) -> str:
         value: its value, if the text should include it.
 
     Returns:
-        `--steps`, or `--steps 0`. A switch has no value: `--cosine`, and `--linear` if `--log` is false.
+        `--steps`, or `--steps 0`. A switch has no value: `--cosine`, `--linear` if `--log` is false, and `no --curvature`.
     """
     context = click.get_current_context(silent=True)
     found = {p.name: p for p in context.command.params if isinstance(p, click.Option)} if context else {}
@@ -41,6 +41,8 @@ def as_option(name: str, *value: object) -> str:
         return written
     if value[0] is False and option and option.secondary_opts:
         return _long(option.secondary_opts)
+    if value[0] is False and option and option.is_flag:
+        return f"no {written}"
     return f"{written} {_word(value[0])}"
 
 

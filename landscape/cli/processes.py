@@ -83,7 +83,8 @@ def run(command: Sequence[str], n: int) -> int:
         The exit code: 0 if all have succeeded, otherwise that of the first process, or if it has not failed by itself
         that of another which has.
     """
-    sys.stdout.flush()
+    if sys.stdout is not None:
+        sys.stdout.flush()
     together = {
         "WORLD_SIZE": str(n),
         "LOCAL_WORLD_SIZE": str(n),

@@ -37,6 +37,13 @@ def test_processes_know_each_other_and_divide_the_cores(capfd, monkeypatch):
     assert err.splitlines() == ["log 0"]
 
 
+def test_a_closed_output_is_no_fault(monkeypatch):
+    """As that of a process that a daemon starts, for which Python has none."""
+    monkeypatch.setattr(sys, "stdout", None)
+    assert main(["--version"]) == 0
+    assert run("sys.exit(0)") == 0
+
+
 @pytest.mark.parametrize(
     ("script", "code", "lines"),
     [
