@@ -30,7 +30,7 @@ def as_option(name: str, *value: object) -> str:
         value: its value, if the text should include it.
 
     Returns:
-        `--steps`, or `--steps 0`. A switch has no value: `--cosine`, `--linear` if `--log` is false, or `no --curvature`.
+        `--steps`, or `--steps 0`. A switch has no value: `--cosine`, `--linear` for a false `--log`, `no --curvature`.
     """
     context = click.get_current_context(silent=True)
     found = {p.name: p for p in context.command.params if isinstance(p, click.Option)} if context else {}
