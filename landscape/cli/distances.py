@@ -1,6 +1,7 @@
 """`landscape distances`: where parts converge, and how far apart that is."""
 
 import hashlib
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -363,12 +364,13 @@ def _losses(result: Distances) -> list[list[str]]:
 def _highest(result: Distances) -> list[list[str]]:
     """Return the highest barrier of each part, mean over runs, with its error over samples and between which points."""
     rows, mean = [], result.barrier.mean(0)
+    errors = np.full_like(mean, np.nan) if result.barrier_stderr is None else result.barrier_stderr.mean(0)
+    order = np.nan_to_num(np.stack([mean, errors], axis=-1))  # of equal barriers, such as 0, the largest error
+    pairs = list(itertools.combinations(range(len(result.points)), 2))
     for p, part in enumerate(result.parts):
-        i, j = np.unravel_index(np.argmax(np.nan_to_num(mean[..., p])), mean.shape[:2])
-        errors = None if result.barrier_stderr is None else result.barrier_stderr[:, i, j, p]
-        error = np.nan if errors is None else float(errors.mean())  # runs have the same samples
-        shown = written.with_error(mean[i, j, p], error)
-        rows.append([part, shown, f"{result.points[j]} and {result.points[i]}" if i != j else "-"])
+        i, j = max(pairs, key=lambda pair: order[*pair, p].tolist(), default=(0, 0))
+        between = f"{result.points[i]} and {result.points[j]}" if mean[i, j, p] > 0 else "-"
+        rows.append([part, written.with_error(mean[i, j, p], errors[i, j, p]), between])
     return rows
 
 

@@ -1,5 +1,6 @@
 """`landscape surface1d`, `surface2d`, `trajectory` and `distances` from end to end, good words and bad."""
 
+import dataclasses
 import errno
 import json
 import shutil
@@ -9,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 from refusals import missing
+from results_of_all_kinds import distances
 
 import landscape as ls
 from landscape.analyses import directions
 from landscape.cli import main
-from landscape.cli.distances import Finetuning
+from landscape.cli.distances import Finetuning, _highest
 from landscape.cli.surface import parse_range
 from landscape.data import datasets
 from landscape.errors import InputError
@@ -290,6 +292,19 @@ def test_distances_after_training_on_parts_alone(here, capsys):
     assert main(["surface2d", "--ckpt", "last.pt", *plane, "-q", "-o", str(here / "p.h5"), *FEW]) == 0
     surface = ls.load(here / "p.h5")
     assert surface.marks == ("head", "tail")
+
+
+def test_the_highest_barrier_is_one_between_two_points_with_its_error():
+    n = len(distances().points)
+    barrier = np.zeros((1, n, n, 3))
+    barrier[0, 1, 2, 1] = barrier[0, 2, 1, 1] = 0.5
+    errors = np.full((1, n, n, 3), 0.1) * (1 - np.eye(n))[..., None]
+    errors[0, 0, 2, 0] = errors[0, 2, 0, 0] = 0.3
+    found = dataclasses.replace(distances(runs=1), barrier=barrier, barrier_stderr=errors)
+    highest = _highest(found)  # private: a run with a barrier of exactly zero takes long
+    sizes = [with_error(0.0, 0.3), with_error(0.5, 0.1), with_error(0.0, 0.1)]
+    between = ["-", f"{found.points[1]} and {found.points[2]}", "-"]
+    assert highest == [list(row) for row in zip(found.parts, sizes, between, strict=True)]
 
 
 def test_a_checkpoint_with_the_name_of_a_part_takes_no_point_of_its_own_away(here):

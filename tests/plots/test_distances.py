@@ -112,7 +112,7 @@ def test_barriers_between_all_points_and_predicted_rises_have_maps():
 
 
 def test_maps_of_one_run_have_the_errors_over_samples_of_losses_and_barriers():
-    barrier = np.arange(27.0).reshape(1, 3, 3, 3)
+    barrier = np.arange(27.0).reshape(1, 3, 3, 3) * (1 - np.eye(3))[..., None]
     plain = dataclasses.replace(distances(runs=1), barrier=barrier)
     errors = np.array([[[0.125, 0.25, np.nan]] * 3])
     found = dataclasses.replace(plain, loss_stderr=errors, barrier_stderr=barrier / 4)
@@ -122,12 +122,21 @@ def test_maps_of_one_run_have_the_errors_over_samples_of_losses_and_barriers():
     assert [t.get_text().partition("\n")[2] for t in worst.texts] == [f"±{v:.1g}" for v in highest.ravel()]
     first = plots.barrier_maps(found, ["class 0"]).axes[0]
     written = [t.get_text().partition("\n")[2] for t in first.texts]
-    assert sorted(written) == sorted(["", *(f"±{v / 4:.1g}" for v in barrier[0, ..., 0].ravel()[1:])])
+    assert sorted(written) == sorted(f"±{v / 4:.1g}" if v else "" for v in barrier[0, ..., 0].ravel())
     assert not any("±" in t.get_text() for ax in plots.cross_losses(plain).axes for t in ax.texts)
     several = dataclasses.replace(distances(), loss_stderr=np.ones((2, 3, 3)))
     spread = several.loss.std(axis=0, ddof=1).ravel()
     texts = [t.get_text().partition("\n")[2] for t in plots.cross_losses(several).axes[0].texts]
     assert [float(text.removeprefix("±")) for text in texts] == pytest.approx(spread, rel=0.5)
+
+
+def test_a_barrier_of_zero_to_all_other_points_has_the_largest_of_their_errors():
+    errors = np.array([[0, 1, 2], [1, 0, 4], [2, 4, 0]]) / 8
+    found = dataclasses.replace(
+        distances(runs=1), barrier=np.zeros((1, 3, 3, 3)), barrier_stderr=np.repeat(errors[None, ..., None], 3, axis=-1)
+    )
+    ax = [ax for ax in plots.cross_losses(found).axes if ax.images][1]
+    assert [t.get_text() for t in ax.texts] == [f"0\n±{v:.1g}" for v in (0.25, 0.5, 0.5) for _ in range(3)]
 
 
 def test_a_map_of_one_run_has_the_errors_over_samples_of_fisher_weighted_distances():

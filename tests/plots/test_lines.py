@@ -158,7 +158,7 @@ def test_the_legend_has_the_errors_of_barriers():
     found = three_lines()
     known = dataclasses.replace(found, barrier_stderr=np.full(3, 0.1))
     entries = [t.get_text() for t in plots.surface_lines(known).axes[0].get_legend().get_texts()]
-    assert entries[0].endswith("no barrier")
+    assert entries[0].endswith(f"barrier {written.with_error(0.0, 0.1)}")
     assert entries[2].endswith(f"barrier {written.with_error(found.barrier[2], 0.1)}")
     heads, rows = columns.table(known)
     assert rows[2][heads.index("barrier ± samples at most")] == written.with_error(found.barrier[2], 0.1)

@@ -108,10 +108,9 @@ def cross_losses(distances: Distances, parts: Sequence[str] | None = None) -> Fi
         axes[0].set_title("loss of the part (column)\nat the point (row)")
         if barriers:
             barrier, errors = distances.barrier[:, :, :, columns], distances.barrier_stderr
-            worst, mean = barrier.max(axis=2), barrier.max(axis=2).mean(0)
-            highest = barrier.argmax(axis=2)[:, :, None]
-            of_worst = None if errors is None else np.take_along_axis(errors[:, :, :, columns], highest, 2)[:, :, 0]
-            beside = _spread(worst, of_worst)
+            errors = None if errors is None else errors[:, :, :, columns]
+            worst, of_worst = _worst(barrier, errors)
+            mean, beside = worst.mean(0), _spread(worst, of_worst)
             _map(fig, axes[1], mean, beside, names, heads, _from_zero(mean), "rise of the loss")
             axes[1].set_title("highest barrier of the part (column)\non the way to any other point")
         fig.suptitle(_about(distances, distances.loss_stderr), fontsize="medium", parse_math=False)
@@ -362,6 +361,18 @@ def _spread(values: np.ndarray, errors: np.ndarray | None = None) -> np.ndarray 
     if len(values) > 1:
         return np.asarray(values.std(0, ddof=1))
     return None if errors is None else np.where(errors[0] > 0, errors[0], np.nan)
+
+
+def _worst(barrier: np.ndarray, errors: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return the highest barrier from each point to another one, with its error; of equal ones the largest error."""
+    itself = np.eye(barrier.shape[1], dtype=bool)[:, :, None]  # a point has no barrier, and no error, to itself
+    others, last = (
+        np.where(itself, -np.inf, barrier),
+        np.zeros_like(barrier) if errors is None else np.nan_to_num(errors),
+    )
+    highest = np.lexsort((last, others), axis=2)[:, :, -1:]
+    worst = np.take_along_axis(barrier, highest, 2)[:, :, 0]
+    return worst, None if errors is None else np.take_along_axis(errors, highest, 2)[:, :, 0]
 
 
 def _points(distances: Distances, parts: Sequence[str] | None) -> list[int]:

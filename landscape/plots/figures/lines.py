@@ -48,9 +48,10 @@ class _Curve:
         """What the legend says."""
         if np.isnan(self.barrier):
             return self.name
-        known = self.barrier_error is not None
-        size = written.with_error(self.barrier, self.barrier_error or 0.0) if known else written.number(self.barrier)
-        return f"{self.name}\n" + (f"barrier {size}" if self.barrier else "no barrier")
+        if not self.barrier and not (self.barrier_error or 0.0) > 0:
+            return f"{self.name}\nno barrier"
+        error = 0.0 if self.barrier_error is None else self.barrier_error
+        return f"{self.name}\nbarrier {written.with_error(self.barrier, error)}"
 
 
 @figure
