@@ -104,6 +104,26 @@ def test_runs_side_by_side_share_one_scale_and_name_both_ends():
         plots.compare_quality(results, form="s19")
 
 
+def test_a_class_has_one_colour_in_all_runs_and_in_the_legend():
+    counts, unmeasured = np.full(4, 50), features(4, 3).quality
+    unmeasured[:, 0] = np.nan
+    found, balanced = features(4, 3), features(4, 3, train_counts=counts)
+    for other, first in ((features(4, 3, quality=unmeasured), found), (balanced[list(balanced.parts[::-1])], balanced)):
+        fig = plots.compare_quality({"a": first, "b": other})
+        shown = {h.get_label(): h.get_color() for h in fig.legends[0].legend_handles}
+        for ax in fig.axes:
+            assert shown.items() >= {line.get_label(): line.get_color() for line in coloured(ax)}.items()
+        named = [colour for label, colour in shown.items() if label.startswith("class")]
+        assert len(set(named)) == len(named)
+
+
+def test_qualities_with_several_beta_have_no_common_axis():
+    results = {"a": features(4, 2), "b": features(4, 2, beta=0.1)}
+    with refused(InputError, "beta", 0.5, 0.1, form="inverse"):
+        plots.compare_quality(results)
+    assert len(plots.compare_quality(results, form="inverse").axes) == 2
+
+
 def test_angles_are_sorted_by_frequency_and_white_where_all_are_widest():
     found = features()
     fig = plots.class_angles(found)

@@ -283,6 +283,16 @@ def test_two_runs_share_one_scale_and_one_legend():
     assert [t.get_text() for t in fig.legends[0].get_texts()] == ["class 3 (8)", "class 0 (5)"]
 
 
+def test_a_part_has_one_colour_in_all_runs_and_in_the_legend():
+    found = gradients(np.eye(4), [10] * 4, epochs=(1, 2))
+    fig = plots.gradient_cosines({"a": found, "b": found[["class 3", "class 2", "class 1", "class 0"]]})
+    (legend,) = fig.legends
+    shown = {t.get_text(): h.get_color() for t, h in zip(legend.get_texts(), legend.legend_handles, strict=True)}
+    assert len(set(shown.values())) == 4
+    for ax in fig.axes:
+        assert {h.get_label(): h.lines[0].get_color() for h in ax.get_legend_handles_labels()[0]} == shown
+
+
 @pytest.mark.parametrize(
     ("draw", "words"),
     [

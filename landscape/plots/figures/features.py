@@ -3,7 +3,7 @@
 Classes are sorted by their training samples, the most frequent first.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from matplotlib import colormaps
@@ -12,7 +12,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from landscape.errors import InputError, check_choice, said
+from landscape.errors import InputError, arg, check_choice, said
 from landscape.plots.layout import grids, theme
 from landscape.plots.layout.drawable import figure
 from landscape.plots.layout.panels import ink
@@ -62,10 +62,11 @@ def class_quality(features: Features, parts: Sequence[str] | None = None) -> Fig
     chosen = by_name(features, parts, "class")
     with theme.theme():
         fig, panels, _ = grids.grid(4, 4, 12.6, 3.2)
+        colours = _colours([features], parts)
         for ax, (name, label) in zip(panels, _QUALITY, strict=True):
             values, errors = getattr(features, name), _errors(features, name)
             if len(features.points) > 1:
-                _curves(ax, features, values, chosen, errors)
+                _curves(ax, features, values, chosen, colours, errors)
             else:
                 _points(ax, features, values[0], chosen, errors[0])
             known = values[:, chosen][np.isfinite(values[:, chosen])]
@@ -94,7 +95,8 @@ def compare_quality(
         A new figure with an axes for each run.
 
     Raises:
-        InputError: no runs, no such class, fewer than two checkpoints, or an unknown form.
+        InputError: no runs, no such class, fewer than two checkpoints, an unknown form, or the paper's form with
+            several beta.
     """
     if not results:
         raise InputError("there is no run to draw")
@@ -105,15 +107,22 @@ def compare_quality(
                 f"{name}: one checkpoint shows no course over epochs: analyse "
                 f"{said('several checkpoints', 'by --ckpt the folder of a run, or a glob')}"
             )
+    betas = dict.fromkeys(features.beta for features in results.values())
+    if form == "paper" and len(betas) > 1:
+        known = ", ".join(f"{beta:g}" for beta in betas)
+        raise InputError(
+            f"the quality of the runs has several {arg('beta')}, {known}: analyse all with one, or draw "
+            f"{arg('form', 'inverse')}, which has none"
+        )
     field = QUALITY[form]
     with theme.theme():
         n = len(results)
         fig, axes, _ = grids.grid(n, n, max(5.5, 3.4 * n + 1.6), 3.4, sharey=True)
+        colours = _colours(results.values(), parts)
         for ax, (name, features) in zip(axes, results.items(), strict=True):
-            _curves(ax, features, getattr(features, field), by_name(features, parts, "class"))
+            _curves(ax, features, getattr(features, field), by_name(features, parts, "class"), colours)
             ax.set_title(name, parse_math=False)
-        beta = next(iter(results.values())).beta
-        axes[0].set_ylabel("feature quality\n" + dict(_QUALITY)[field].format(beta=beta))
+        axes[0].set_ylabel("feature quality\n" + dict(_QUALITY)[field].format(beta=next(iter(betas))))
         labelled = {h.get_label(): h for ax in axes for h in ax.get_legend_handles_labels()[0]}
         grids.legend(fig, list(labelled.values()), "class (training samples)")
     return fig
@@ -244,19 +253,36 @@ def _shade(ax: Axes, x: np.ndarray, values: np.ndarray, errors: np.ndarray, colo
         ax.fill_between(x, values - errors, values + errors, color=colour, alpha=0.2, linewidth=0)
 
 
-def _curves(
-    ax: Axes, features: Features, values: np.ndarray, chosen: Sequence[int], errors: np.ndarray | None = None
-) -> None:
-    """Draw a line for each class, with the most frequent and the rarest in colour."""
-    order, x, label = _course(features)
-    colours = theme.palette()
+def _ends(features: Features, chosen: Sequence[int]) -> Sequence[int]:
+    """Return the classes that are drawn in colour: the most frequent and the rarest, or all where none stands out."""
     measured = [c for c in chosen if np.isfinite(features.quality[:, c]).any()]
-    ends = {}
     if len(measured) > 2 and not places(features, measured)[1]:
-        ends = {measured[0]: colours[0], measured[-1]: colours[3]}
-    if not ends and len(chosen) <= MOST_NAMES:  # of a balanced data set none stands out
-        ends = {c: colours[i % len(colours)] for i, c in enumerate(chosen)}
-    for c, colour in ends.items():
+        return [measured[0], measured[-1]]
+    return chosen if len(chosen) <= MOST_NAMES else []
+
+
+def _colours(results: Iterable[Features], parts: Sequence[str] | None) -> dict[str, str]:
+    """Return the colour of each class that is drawn in colour, by its name, so that all runs have the same ones."""
+    names = dict.fromkeys(f.parts[c] for f in results for c in _ends(f, by_name(f, parts, "class")))
+    palette = theme.palette()
+    if len(names) == 2:
+        palette = [palette[0], palette[3]]
+    return dict(zip(names, palette if len(names) <= len(palette) else theme.shades(len(names)), strict=False))
+
+
+def _curves(
+    ax: Axes,
+    features: Features,
+    values: np.ndarray,
+    chosen: Sequence[int],
+    colours: Mapping[str, str],
+    errors: np.ndarray | None = None,
+) -> None:
+    """Draw a line for each class; those that are drawn in colour have the one of their name."""
+    order, x, label = _course(features)
+    ends = _ends(features, chosen)
+    for c in ends:
+        colour = colours[features.parts[c]]
         _line(ax, x, values[order, c], color=colour, label=named(features, c, 20))
         if errors is not None:
             _shade(ax, x, values[order, c], errors[order, c], colour)

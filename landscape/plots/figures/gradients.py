@@ -285,8 +285,14 @@ def gradient_cosines(results: Mapping[str, Gradients], parts: Sequence[str] | No
     with theme.theme():
         n = len(results)
         fig, panels, _ = grids.grid(n, n, max(5.5, 3.4 * n + 1.6), 3.8, sharey=True)
+        found = results.values()
+        stand_out = dict.fromkeys(g.parts[p] for g in found for p in _highlighted(by_name(g, parts), parts))
+        palette = theme.palette()
+        of_ends = [palette[0], palette[9], palette[1], palette[3]]
+        shades = of_ends if len(stand_out) == len(of_ends) else theme.shades(len(stand_out))
+        colours = dict(zip(stand_out, shades, strict=True))
         for ax, (name, gradients) in zip(panels, results.items(), strict=True):
-            _course(ax, gradients, parts)
+            _course(ax, gradients, parts, colours)
             ax.set_title("\n".join(filter(None, [name, _how(gradients)])), parse_math=False)
         panels[0].set_ylabel("cosine of the part's and the whole gradient")
         labelled = {h.get_label(): h for ax in panels for h in ax.get_legend_handles_labels()[0]}
@@ -403,7 +409,15 @@ def _marks(
     ax.scatter(x[hollow], values[hollow], s=22, marker=marker, label=None if filled else label, **style)
 
 
-def _course(ax: Axes, gradients: Gradients, parts: Sequence[str] | None) -> None:
+def _highlighted(chosen: Sequence[int], parts: Sequence[str] | None) -> Sequence[int]:
+    """Return the chosen parts that have a colour: those that were asked for, or the most frequent and the rarest."""
+    if parts is not None or len(chosen) <= 2 * HIGHLIGHTED:
+        return chosen
+    return [*chosen[:HIGHLIGHTED], *chosen[-HIGHLIGHTED:]]
+
+
+def _course(ax: Axes, gradients: Gradients, parts: Sequence[str] | None, colours: Mapping[str, str]) -> None:
+    """Draw the cosines of a run; `colours` are those of parts by their names."""
     if len(gradients.points) < 2:
         raise InputError(
             "one checkpoint shows no course over epochs: analyse "
@@ -415,11 +429,7 @@ def _course(ax: Axes, gradients: Gradients, parts: Sequence[str] | None) -> None
     if len(set(x.tolist())) < len(x):
         raise InputError("several checkpoints are of one epoch: analyse one run at a time")
     order = np.argsort(x)
-    ends = [*chosen[:HIGHLIGHTED], *chosen[-HIGHLIGHTED:]] if len(chosen) > 2 * HIGHLIGHTED else chosen
-    highlighted = chosen if parts is not None else ends
-    palette = theme.palette()
-    of_ends = [palette[0], palette[9], palette[1], palette[3]]
-    shades = of_ends if len(highlighted) == len(of_ends) else theme.shades(len(highlighted))
+    highlighted = _highlighted(chosen, parts)
     for p in chosen:
         cosine, error = gradients.cosine[order, p], np.nan_to_num(_errors(gradients, "cosine")[order, p])
         if p not in highlighted:
@@ -430,7 +440,7 @@ def _course(ax: Axes, gradients: Gradients, parts: Sequence[str] | None) -> None
             x[order],
             cosine,
             yerr=error if error.any() else None,
-            color=shades[highlighted.index(p)],
+            color=colours[gradients.parts[p]],
             marker="s" if tail else "o",
             markersize=3.5,
             linewidth=1.2,
