@@ -177,6 +177,25 @@ def bands(ax):
     return [c.get_paths()[0].vertices for c in ax.collections if isinstance(c, PolyCollection) and c.get_paths()]
 
 
+@pytest.mark.parametrize("log", [False, True])
+def test_bands_are_within_the_axis_unless_its_ends_were_given(log):
+    base = three_lines()
+    found = dataclasses.replace(base, loss_stderr=0.6 * base.loss)
+    for draw in (
+        plots.surface_lines,
+        lambda s, **given: plots.compare_surfaces({"a": s, "b": s}, ["class 2"], **given),
+    ):
+        fig = draw(found, errors=True, log=log)
+        drawn = np.concatenate([band[:, 1] for band in bands(fig.axes[0])])
+        low, high = fig.axes[0].get_ylim()
+        assert low <= drawn.min() < drawn.max() <= high
+        assert "clipped" not in below(fig)
+        for cut in ({"vmax": 3.0}, {"vmin": 0.5}):
+            assert "clipped: bands" in below(draw(found, errors=True, log=log, **cut))
+    below_zero = dataclasses.replace(base, loss_stderr=2 * base.loss)
+    assert ("clipped: bands" in below(plots.surface_lines(below_zero, errors=True, log=log))) == log
+
+
 def test_a_group_of_weighted_parts_has_a_band_of_its_loss_alone():
     """The accuracy's error would count all samples of the group alike."""
     found = three_lines()

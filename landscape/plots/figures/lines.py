@@ -4,7 +4,7 @@ A barrier is an arrow from the straight line between the losses at 0 and 1 to th
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -90,8 +90,8 @@ def surface_lines(
         _curve(surface, p, named(surface, p), colour, euclidean, errors)
         for p, colour in zip(chosen, colours(len(chosen)), strict=True)
     ]
-    shared = scale(np.concatenate([curve.loss for curve in drawn]), log=log, vmin=vmin, vmax=vmax)
-    words = [_signs(surface, drawn, euclidean), *shared.notes, f"Verdict: {surface.verdict}"]
+    shared, cut = _scale(drawn, log, vmin, vmax)
+    words = [_signs(surface, drawn, euclidean), *cut, f"Verdict: {surface.verdict}"]
     with theme.theme():
         fig, axes = _figure(drawn, heading(surface, joining), words, shared)
         marks = dict(zip(surface.marks, surface.mark_position[:, 0].tolist(), strict=True))
@@ -136,8 +136,7 @@ def compare_lines(
         _curve(found, p, written.shorten(name, 28), colour, euclidean, errors)
         for (name, (found, p)), colour in zip(surfaces.items(), shades, strict=True)
     ]
-    shared = scale(np.concatenate([curve.loss for curve in drawn]), log=log, vmin=vmin, vmax=vmax)
-    words = list(shared.notes)
+    shared, words = _scale(drawn, log, vmin, vmax)
     for curve, (found, p) in zip(drawn, surfaces.values(), strict=True):
         words.append(f"{curve.name}: {_signs(found, [curve], euclidean)}. Verdict: {verdict_of(found, [p])}")
     first, _ = next(iter(surfaces.values()))
@@ -178,6 +177,22 @@ def _curve(surface: Surface, p: int, name: str, colour: Any, euclidean: bool, er
         barrier_error=None if surface.barrier_stderr is None else float(surface.barrier_stderr[p]),
         errors=bands,
     )
+
+
+def _scale(
+    drawn: Sequence[_Curve], log: bool | None, vmin: float | None, vmax: float | None
+) -> tuple[Scale, list[str]]:
+    """Return the scale of the losses, wide enough for their bands, and what it cuts off, in words."""
+    loss = np.concatenate([curve.loss for curve in drawn])
+    found = scale(loss, log=log, vmin=vmin, vmax=vmax)
+    ends = [curve.loss + sign * curve.errors[0] for curve in drawn if curve.errors is not None for sign in (-1, 1)]
+    bands = np.concatenate([np.zeros(0), *ends])
+    bands = bands[np.isfinite(bands)]
+    seen = np.concatenate([loss, bands[bands > 0] if found.log else bands])
+    wide = scale(seen, log=found.log, vmin=vmin, vmax=vmax)
+    cut = ((bands < wide.low) | (bands > wide.high)).any()
+    notes = replace(wide, lowest=found.lowest, highest=found.highest).notes
+    return wide, [*notes, *(["clipped: bands"] if cut else [])]
 
 
 def _accuracy_error(surface: Surface, p: int) -> np.ndarray:
