@@ -178,7 +178,7 @@ def density_grid(
         nodes=(low, high),
     )
     curves = [found[0] for found, _ in drawn]
-    at_equal_size = {name: _at_equal_size(spectrum[list(parts)]) for name, spectrum in spectra.items()}
+    at_equal_size = {name: _at_equal_size(spectrum) for name, spectrum in spectra.items()}
     with theme.theme():
         n_columns = len(parts) if turned else len(spectra)
         size = max(4.4, 2.5 * len(spectra)), 2.3 * len(parts) + 0.7  # the label of the axis needs 4.2
