@@ -234,7 +234,7 @@ def width_of(name: str | float, low: float, high: float, steps: int) -> float:
         The standard deviation in the units of the axis, positive.
 
     Raises:
-        InputError: an unknown name or a width that is not positive.
+        InputError: an unknown name, or a width that is not positive or shows nothing on an axis of this range.
     """
     span = high - low
     if isinstance(name, str) and name in WIDTHS:
@@ -249,13 +249,18 @@ def width_of(name: str | float, low: float, high: float, steps: int) -> float:
         width = float(name)
     except ValueError:
         raise InputError(f"{arg('width', name)} is neither a number nor one of {', '.join(WIDTHS)}") from None
-    if not (np.isfinite(width) and width > 0):
-        raise InputError(f"{arg('width')} must be positive, got {name}")
+    width = _positive(width)
     span = high - low or max(abs(high), 1.0)
     if not 1e-6 * span <= width <= 1e3 * span:
         raise InputError(
             f"{arg('width', name)} shows nothing on an axis of length {span:.3g}: choose 1e-6 to 1e3 times that"
         )
+    return width
+
+
+def _positive(width: float) -> float:
+    if not (np.isfinite(width) and width > 0):
+        raise InputError(f"{arg('width')} must be positive, got {width}")
     return width
 
 
@@ -316,7 +321,8 @@ def density(
     centres = symlog(nodes, linear) if axis == "symlog" else nodes
     low, high = float(np.nanmin(centres)), float(np.nanmax(centres))
     steps = nodes.shape[1]
-    sigma = width_of(width, low, high, steps)
+    # A number is taken as it is: it fits parts that are compared, whose common range may be far wider.
+    sigma = width_of(width, low, high, steps) if isinstance(width, str) else _positive(width)
     if grid is None:
         position = _grid(centres[np.isfinite(centres)], sigma, low, high)
     else:

@@ -140,6 +140,21 @@ def test_panels_share_width_and_axes():
     assert together.max() < 0.9 * alone.max()
 
 
+@pytest.mark.parametrize("axis", ["linear", "symlog"])
+def test_a_part_with_hardly_any_curvature_is_drawn_with_the_width_of_all(axis):
+    spectrum = spectrum_of({"fitted": bulk(1e-5, size=60), "tail": bulk(50.0, size=60, seed=1)}, steps=5)
+    figures = plots.densities(spectrum, axis=axis), plots.density_grid({"a": spectrum}, spectrum.parts, axis=axis)
+    for fig in figures:
+        x, y = curve(fig.axes[0])
+        position = quadrature.symlog(x) if axis == "symlog" else x
+        assert trapezoid(y, position) == pytest.approx(1, abs=1e-6)
+    for width in (1e-9, 1e6):  # which show nothing of any part
+        with refused(InputError, "width"):
+            plots.densities(spectrum, axis=axis, width=width)
+        with refused(InputError, "width"):
+            plots.density_grid({"a": spectrum}, spectrum.parts, axis=axis, width=width)
+
+
 def test_parts_are_drawn_in_the_order_asked_for():
     fig = plots.densities(classes(5), ["class 3", "class 1"], columns=1)
     assert [ax.get_title().split("\n")[0] for ax in fig.axes] == ["class 3", "class 1"]

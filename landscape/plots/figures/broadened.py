@@ -53,8 +53,9 @@ def broaden(
     limits: tuple[float, float] | None = None,
     *,
     common: bool = False,
+    known: float | None = None,
 ) -> tuple[list[quadrature.Density], View]:
-    """Return the densities of some parts at one width; `common`: on the same points, evenly spaced on the axis."""
+    """Return the densities of some parts at one width, or at a `known` one; `common`: on the same, even points."""
     check_choice("axis", axis, quadrature.AXES)
     if not linear > 0:
         raise InputError(f"the linear range of the symlog axis must be positive, got {linear}")
@@ -62,7 +63,7 @@ def broaden(
     nodes = np.concatenate([n[np.isfinite(n)] for n, _ in found])
     centres = quadrature.symlog(nodes, linear) if axis == "symlog" else nodes
     low, high = float(centres.min()), float(centres.max())
-    sigma = quadrature.width_of(width, low, high, steps_of(spectrum))
+    sigma = quadrature.width_of(width, low, high, steps_of(spectrum)) if known is None else known
     margin = max(6 * sigma, 0.05 * (high - low))
     ends = (low - margin, high + margin) if limits is None else _ends(limits, axis, linear)
     one_eigenvalue = 1 / (math.sqrt(2 * math.pi) * sigma * spectrum.size)

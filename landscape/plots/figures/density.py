@@ -169,7 +169,7 @@ def density_grid(
     steps = max(steps_of(spectrum) for spectrum in spectra.values())
     low, high = min(v.nodes[0] for v in ranges), max(v.nodes[1] for v in ranges)
     sigma = quadrature.width_of(width, low, high, steps)
-    drawn = [broaden(spectrum, [p], sigma, axis, linear, limits) for _, _, spectrum, p in cells]
+    drawn = [broaden(spectrum, [p], width, axis, linear, limits, known=sigma) for _, _, spectrum, p in cells]
     view = replace(
         drawn[0][1],
         low=min(v.low for _, v in drawn),
