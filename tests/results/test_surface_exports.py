@@ -100,6 +100,11 @@ def test_the_marks_of_a_trajectory_are_a_line_for_each_run_at_their_own_losses(t
     lines = arrays_of(path, "Lines")[1]
     assert lines["connectivity"][:, 0].tolist() == [0, 2, 4, 1, 3]
     assert lines["offsets"][:, 0].tolist() == [3, 5]
+    off = dataclasses.replace(ours, mark_run=np.array([0, -1, 0, -1, -1]))  # three on no run
+    path = surface_exports.write_vtk(tmp_path / "o.vts", off)
+    assert arrays_of(path, "Lines")[1]["connectivity"][:, 0].tolist() == [0, 2]
+    verts = arrays_of(path, "Verts")[1]
+    assert (verts["connectivity"][:, 0].tolist(), verts["offsets"][:, 0].tolist()) == ([1, 3, 4], [1, 2, 3])
     single = surface_exports.write_vtk(tmp_path / "m.vts", three_lines(5, marks=("a", "b")))
     assert arrays_of(single, "Verts")[1]["connectivity"][:, 0].tolist() == [0, 1]
 

@@ -128,10 +128,11 @@ def _grid(file: BinaryIO, surface: Surface, heights: np.ndarray) -> None:
 
 
 def _polylines(file: BinaryIO, surface: Surface, heights: np.ndarray) -> None:
-    """Write each run of a trajectory as a line through its marks; the marks of a surface are single points."""
+    """Write each run of a trajectory as a line through its marks; marks that are on no run are single points."""
     n = len(surface.marks)
     run_of = surface.mark_run if isinstance(surface, Trajectory) else np.arange(n)
-    lines = [np.flatnonzero(run_of == run) for run in np.unique(run_of)]
+    lines = [np.flatnonzero(run_of == run) for run in np.unique(run_of[run_of >= 0])]
+    lines += [np.array([m]) for m in np.flatnonzero(run_of < 0)]
     data: dict[str, np.ndarray] = {f"loss {part}": surface.mark_loss[:, p] for p, part in enumerate(surface.parts)}
     data |= {"distance": surface.mark_distance, "run": np.asarray(run_of, dtype=np.int64)}
     if isinstance(surface, Trajectory):
