@@ -104,6 +104,20 @@ def test_every_kind_of_series_has_its_panels(result, n):
     assert len(ls.plots.along(along(result())).axes) >= n
 
 
+@pytest.mark.parametrize("edge", [20.0, None])
+def test_a_critical_sharpness_that_no_drawn_part_has_gets_no_panel(edge):
+    about = {"edge": edge, "edge_rule": "2 / lr"}
+    plain = along(spectrum(), **about)
+    sharp = along(spectrum(), **about, critical_sharpness=np.array([0.0, np.inf, 2.0]))
+    label = "critical sharpness"
+    for parts, there in ((["class 0"], False), (["class 0", "class 1"], False), (["class 0", "class 2"], True)):
+        labels = [ax.get_ylabel() for ax in ls.plots.along(sharp, parts).axes]
+        assert (label in labels) == there
+        assert [name for name in labels if name != label] == [
+            ax.get_ylabel() for ax in ls.plots.along(plain, parts).axes
+        ]
+
+
 def test_groups_that_overlap_are_thick_and_many_parts_have_a_bar():
     series = along(spectrum(15))
     fig = ls.plots.along(replace(series, provenance={"options": {"with_parts": ["class 3"]}}))

@@ -137,8 +137,17 @@ def _groups(series: Series) -> list[str]:
 
 
 def _known(series: Series, field: str, chosen: Sequence[int]) -> bool:
+    return bool(np.isfinite(_drawn(series, field)[:, chosen]).any())
+
+
+def _drawn(series: Series, field: str) -> np.ndarray:
+    """Return the values that are drawn, (checkpoints, P); nan where there is none."""
     values = getattr(series, field)
-    return values is not None and bool(np.isfinite(values[:, chosen]).any())
+    if values is None:
+        return np.full((len(series.checkpoints), len(series.parts)), np.nan)
+    found = np.asarray(values, dtype=float)
+    # A critical sharpness of 0: no step up to the largest that was tried raised the loss.
+    return np.where(found > 0, found, np.nan) if field == "critical_sharpness" else found
 
 
 def _edges(series: Series, lr: float | None, momentum: float | None) -> tuple[np.ndarray | None, str]:
@@ -174,9 +183,7 @@ def _curves(
 ) -> None:
     """Draw a curve with its band for each part, and the edge."""
     place, _ = series.place
-    values = np.asarray(getattr(series, panel.field), dtype=float)
-    if panel.field == "critical_sharpness":
-        values = np.where(values > 0, values, np.nan)  # 0: no step up to the largest that was tried raised the loss
+    values = _drawn(series, panel.field)
     squares = np.zeros(values.shape)
     for name in panel.errors:
         own = getattr(series, name, None)
