@@ -4,9 +4,9 @@ import dataclasses
 
 import numpy as np
 import pytest
-from made import THREE, gradients
+from made import THREE, gradients, history
 from matplotlib.text import Text
-from results_of_all_kinds import PARTS, distances, sharpness, spectrum
+from results_of_all_kinds import PARTS, distances, sensitivity, sharpness, spectrum
 
 from landscape import plots
 
@@ -37,3 +37,17 @@ def test_parts_without_known_counts_stand_side_by_side(n):
             assert ax.get_xlabel() == "parts"
             drawn = [*(line.get_xdata() for line in ax.lines), *(c.get_offsets()[:, 0] for c in ax.collections)]
             assert {round(float(x)) for xs in drawn for x in np.asarray(xs)} >= set(range(n))
+
+
+@pytest.mark.parametrize(
+    ("draw", "result"),
+    [
+        (plots.changes, sensitivity(of="US$ or C$")),
+        *((draw, history(method="US$ or C$", gradient_cosine=np.ones((4, 3))))
+          for draw in plots.KIND_FIGURES["history"].values()),
+    ],
+)  # fmt: skip
+def test_a_title_with_dollars_is_no_formula(draw, result):
+    titles = [text for text in draw(result).findobj(Text) if "US$" in text.get_text()]
+    assert titles
+    assert not any(text.get_parse_math() for text in titles)

@@ -56,7 +56,7 @@ def training(history: History, parts: Sequence[str] | None = None, *, errors: bo
         for ax in (accuracy, classes):
             ax.set_ylim(-0.02, 1.02)
         _epochs(loss, accuracy, classes)
-        loss.set_title(f"{history.method}; test: cross-entropy")
+        loss.set_title(f"{history.method}; test: cross-entropy", parse_math=False)
     return fig
 
 
@@ -90,7 +90,7 @@ def quality(history: History, parts: Sequence[str] | None = None) -> Figure:
                 theme.log_scale(ax.yaxis, known[np.isfinite(known)])
             ax.set_ylabel(label)
         _epochs(*panels)
-        panels[0].set_title(history.method)
+        panels[0].set_title(history.method, parse_math=False)
     return fig
 
 
@@ -114,7 +114,7 @@ def cosines(history: History, parts: Sequence[str] | None = None) -> Figure:
         fig, (ax,), _ = grids.grid(1, 1, 5.5, 3.8)
         _per_class(fig, ax, history, history.gradient_cosine, chosen)
         ax.set_ylabel("cosine of class and batch gradient")
-        ax.set_title(history.method)
+        ax.set_title(history.method, parse_math=False)
         _epochs(ax)
     return fig
 
@@ -159,7 +159,7 @@ def bank(history: History, parts: Sequence[str] | None = None) -> Figure:
             if ax.lines:
                 ax.legend(frameon=False, fontsize="small")
         _epochs(epochs, counts, shares)
-        epochs.set_title(history.method)
+        epochs.set_title(history.method, parse_math=False)
     return fig
 
 

@@ -52,7 +52,8 @@ def changes(sensitivity: Sensitivity, parts: Sequence[str] | None = None) -> Fig
             _map(fig, ax, scale * values, label, colours)
             _name(ax, sensitivity, chosen)
         about = f"eigenvectors of the Hessian of {sensitivity.of}, steps of length {sensitivity.rho:g}"
-        fig.suptitle(f"{about}\nlast column: mean over {int(sensitivity.control.sum())} random directions", fontsize=9)
+        control = f"last column: mean over {int(sensitivity.control.sum())} random directions"
+        fig.suptitle(f"{about}\n{control}", fontsize=9, parse_math=False)
     return fig
 
 
@@ -90,12 +91,11 @@ def _name(ax: Axes, sensitivity: Sensitivity, chosen: Sequence[int]) -> None:
     """Label rows by parts, and columns by eigenvectors with their eigenvalues and the sign of the step."""
     every = -(-len(chosen) // MOST_LABELS)
     rows = [named(sensitivity, p, 24) for p in chosen]
-    ax.set_yticks(range(0, len(chosen), every), labels=rows[::every], fontsize=min(8.0, 480 / len(rows)))
+    size = min(8.0, 480 / len(rows))
+    ax.set_yticks(range(0, len(chosen), every), labels=rows[::every], fontsize=size, parse_math=False)
     ax.set_ylim(len(chosen) - 0.5, -0.5)
     signs = ["\N{MINUS SIGN}" if sign < 0 else "+" for sign in sorted(sensitivity.sign)]
     values = sensitivity.eigenvalue[~sensitivity.control]
     names = [f"{sign} {k + 1} ({value:.3g})" for k, value in enumerate(values) for sign in signs]
-    ax.set_xticks(range(len(names) + 1), labels=[*names, "random"], rotation=90, fontsize=7)
+    ax.set_xticks(range(len(names) + 1), labels=[*names, "random"], rotation=90, fontsize=7, parse_math=False)
     ax.set_xlabel("sign of the step, eigenvector (eigenvalue)")
-    for text in [*ax.get_xticklabels(), *ax.get_yticklabels()]:
-        text.set_parse_math(False)
