@@ -30,7 +30,7 @@ def test_test_accuracies_have_the_errors_of_their_samples_in_the_table_and_as_ba
     whole, rare = (inference.share_stderr(found.test_accuracy_per_class[-1], n) for n in (100, 10))
     heads, rows = columns.table(found)
     at = heads.index("test accuracy % ± samples")
-    expected = [f"± {100 * whole[0]:.1g}", f"± {100 * rare[1]:.0f}", ""]
+    expected = [f"± {100 * whole[0]:.1g}", f"± {100 * rare[1]:.0f}", "± ?"]
     assert [row[at].partition(" ")[2] for row in rows] == expected  # one sample has no known spread
     loss, accuracy, classes = plots.training(found, errors=True).axes
     (of_loss,) = loss.collections
