@@ -230,7 +230,7 @@ def test_figure_9_says_below_its_panels_what_is_left_at_equal_size():
     assert f"trace {one.test.value / one.test.median:.2g} times, p = {one.p:.2g}" in tail
     assert tail.count("p ") == 3
     (alone,) = plots.density_grid({"CE": spectrum}, ("part 1",)).axes
-    assert alone.get_xlabel() == tail  # the tests are of all parts of the file
+    assert alone.get_xlabel() == tail  # also if the largest part of the file is not drawn
 
 
 def test_a_panel_by_rows_says_why_it_has_no_band(monkeypatch):

@@ -140,9 +140,9 @@ def density_grid(
 
     Below a panel there is a comparison at equal numbers of samples: the ratio of its part's lambda_max, trace, and
     trace per uncertainty to those of equally many samples drawn from it and the spectrum's largest part together, with
-    p values for all tests of the spectrum (results/matched.py); all of these are of G if the spectrum is of a Hessian.
-    `limits=(-100, 100)` gives the paper's axis. On a page
-    that is too narrow for all checkpoints, but not for all parts, rows and columns are exchanged.
+    p values for all tests of the drawn parts (results/matched.py); all of these are of G if the spectrum is of a
+    Hessian. `limits=(-100, 100)` gives the paper's axis. On a page that is too narrow for all checkpoints, but not for
+    all parts, rows and columns are exchanged.
 
     Args:
         spectra: a column for each, by name, such as {"CE": ..., "CE + SAM": ...}.
@@ -178,7 +178,7 @@ def density_grid(
         nodes=(low, high),
     )
     curves = [found[0] for found, _ in drawn]
-    at_equal_size = {name: _at_equal_size(spectrum) for name, spectrum in spectra.items()}
+    at_equal_size = {name: _at_equal_size(spectrum, parts) for name, spectrum in spectra.items()}
     with theme.theme():
         n_columns = len(parts) if turned else len(spectra)
         size = max(4.4, 2.5 * len(spectra)), 2.3 * len(parts) + 0.7  # the label of the axis needs 4.2
@@ -194,10 +194,12 @@ def density_grid(
     return fig
 
 
-def _at_equal_size(spectrum: Spectrum) -> dict[str, str]:
-    """Write a comparison at equal numbers of samples for each part but the largest; nothing without samples."""
+def _at_equal_size(spectrum: Spectrum, parts: Sequence[str]) -> dict[str, str]:
+    """Write a comparison of parts with the largest at equal numbers of samples, for each; nothing without samples."""
     if spectrum.sample_trace is None or matched.refusal(spectrum) is not None:
         return {}
+    largest = spectrum.parts[matched.reference(spectrum)]
+    spectrum = spectrum[list(dict.fromkeys([*parts, largest]))]
     lines: dict[str, list[str]] = {}
     short = {"lambda_max": r"$\lambda_{\max}$", "trace": "trace", "trace per uncertainty": "trace / unc."}
     for one in matched.against_largest(spectrum, trials=0):
@@ -205,7 +207,7 @@ def _at_equal_size(spectrum: Spectrum) -> dict[str, str]:
             times = f" {one.test.value / one.test.median:.2g} times" if one.test.median > 0 else ""
             p = f"p = {one.p:.2g}" if one.p >= 0.001 else "p < 0.001"
             lines.setdefault(one.part, []).append(f"{short[one.number]}{times}, {p}")
-    largest = written.shorten(spectrum.parts[matched.reference(spectrum)], 16)
+    largest = written.shorten(largest, 16)
     of = "of G, " if spectrum.operator == "hessian" else ""  # pools of samples have no Hessian
     return {part: f"at equal n, {of}with {largest}:\n" + "\n".join(found) for part, found in lines.items()}
 
