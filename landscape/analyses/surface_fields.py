@@ -70,8 +70,8 @@ class Request:
         return self.options.batch_norm if running(self.objective.model) else NO_STATISTICS
 
     @property
-    def marks_differ(self) -> bool:
-        """Whether the surface uses other running statistics at the marks than the marks themselves have."""
+    def others(self) -> bool:
+        """Whether the surface may use other running statistics at a checkpoint than that has itself."""
         return bool(len(self.along.origin.buffers)) and not POLICIES[self.options.batch_norm].moves
 
     @property
@@ -116,7 +116,7 @@ class Request:
         work = pilot.at_points(
             objective,
             "points, each a pass over all samples",
-            n + 1 + len(self.marks) * (1 + self.marks_differ),
+            n + (1 + len(self.marks)) * (1 + self.others),
             point_of=lambda: self.along.at(*self.coordinates(0, 0)),
             halve=arg("refine", 0.01),
             **self.passes,
@@ -202,16 +202,23 @@ class _Marks:
     """The losses at the origin and at the marks, each at its own weights."""
 
     own: Points  # with their own running statistics: the origin, then the marks
-    policy_loss: np.ndarray | None  # (M, P) with the running statistics of the surface; None if these are the same
+    policy_loss: np.ndarray | None = None  # (M, P) with the surface's running statistics; None if these are the same
+    centre_policy_loss: np.ndarray | None = None  # (P,), likewise at the origin
 
 
 def _at_marks(request: Request, evaluated: _Evaluated) -> _Marks:
     marks = list(request.marks.values())
     at = [request.along.origin, *marks]
     own = evaluated(range(len(at)), at.__getitem__, name="marks", as_it_is=True)
-    if not marks or not request.marks_differ:
-        return _Marks(own, None)
-    return _Marks(own, evaluated(range(len(marks)), marks.__getitem__, name="marks as on the surface").loss)
+    if not request.others:
+        return _Marks(own)
+    centre = evaluated([0], at.__getitem__, name="the centre as on the surface").loss[0]
+    same = np.array_equal(centre, own.loss[0], equal_nan=True)
+    found = _Marks(own, centre_policy_loss=None if same else centre)
+    if not marks:
+        return found
+    of_marks = evaluated(range(len(marks)), marks.__getitem__, name="marks as on the surface").loss
+    return replace(found, policy_loss=of_marks)
 
 
 def _fields_of_marks(request: Request, found: _Marks) -> dict[str, Any]:
@@ -222,6 +229,7 @@ def _fields_of_marks(request: Request, found: _Marks) -> dict[str, Any]:
         "mark_position": np.array([position for position, _ in placed]).reshape(len(names), len(request.along.axes)),
         "mark_distance": np.array([distance for _, distance in placed]),
         "mark_policy_loss": found.policy_loss,
+        "centre_policy_loss": found.centre_policy_loss,
     }
     for what in ("loss", "loss_stderr", "accuracy", "accuracy_stderr"):
         values = getattr(own, what)
@@ -319,6 +327,7 @@ def _summary(
         marks=tuple(request.marks),
         mark_loss=marks.own.loss[1:],
         mark_policy_loss=marks.policy_loss,
+        centre_policy_loss=marks.centre_policy_loss,
         between=options.between,
         n_classes=n_classes,
     )

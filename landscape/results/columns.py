@@ -136,6 +136,7 @@ _CENTRE = Column(
     summary="loss",
     key="loss",
 )
+_CENTRE_ON_SURFACE = Column(head="with the surface's statistics", field="centre_policy_loss")
 _CENTRE_ACCURACY = replace(_DRAWN_ACCURACY, field="centre_accuracy", error="centre_accuracy_stderr", key="accuracy")
 _COMPARED_LOSS = replace(LOSS, compared=True)
 _GRADIENTS_LOSS = replace(_DRAWN_LOSS, error="loss_sampling_stderr")
@@ -153,6 +154,7 @@ _SURFACE = (
     TRAINED,
     SAMPLES,
     _CENTRE,
+    _CENTRE_ON_SURFACE,
     _CENTRE_ACCURACY,
     *_DRAWN_MEASURED,
     Column(head="lowest", field="lowest_loss"),

@@ -257,6 +257,7 @@ def summary(
     marks: Sequence[str] = (),
     mark_loss: np.ndarray | None = None,
     mark_policy_loss: np.ndarray | None = None,
+    centre_policy_loss: np.ndarray | None = None,
     between: bool = False,
     n_classes: int | None = None,
     augmented: bool | None = False,
@@ -275,6 +276,7 @@ def summary(
         marks: names of the M marks.
         mark_loss: (M, P) at the marks themselves.
         mark_policy_loss: (M, P), the same with running statistics as on the grid; None if these are the marks' own.
+        centre_policy_loss: (P,) at the checkpoint with these, above which rises are; None if they are its own.
         between: the line goes from one checkpoint at 0 to another at 1, and has a barrier.
         n_classes: C; log C is the cross-entropy of a uniform guess. None if unknown or for another loss.
         augmented: whether the data were augmented; None if unknown.
@@ -285,6 +287,7 @@ def summary(
         `verdict`.
     """
     low, position = lowest(grid, loss)
+    own_loss, centre_loss = centre_loss, centre_loss if centre_policy_loss is None else centre_policy_loss
     whole, heights = grid, loss
     if not grid.computed.all() and (grid.simplices.shape[1] == 3 or min(loss.shape[1:]) == 1):
         heights = np.where(grid.computed, loss, filled(grid, loss, centre_loss))
@@ -315,6 +318,7 @@ def summary(
             marks=marks,
             mark_loss=mark_loss,
             mark_policy_loss=mark_policy_loss,
+            own_loss=own_loss,
             radius=radius,
             n_classes=n_classes,
             augmented=augmented,

@@ -127,6 +127,8 @@ def _surface(
     }
     for prefix, axis in (("", 0), ("centre_", 0), ("mark_", 1)):
         changes |= _sampling_errors(surface, shares, alike, prefix, axis)
+    if surface.centre_policy_loss is not None:
+        changes["centre_policy_loss"] = _mixed(shares, surface.centre_policy_loss, 0)
     if surface.mark_policy_loss is not None:
         changes["mark_policy_loss"] = _mixed(shares, surface.mark_policy_loss, 1)
     changes |= _counted(surface, members)
@@ -137,6 +139,7 @@ def _surface(
         changes["centre_loss"],
         changes["mark_loss"],
         changes.get("mark_policy_loss"),
+        changes.get("centre_policy_loss"),
         loss_stderr=changes["loss_stderr"],
     )
     return replace(surface, **changes, provenance=provenance)
@@ -334,7 +337,7 @@ def verdict_of(surface: Surface, parts: Sequence[int]) -> str:
 
 
 def _verdict(surface: Surface, parts: Sequence[int]) -> str:
-    policy = surface.mark_policy_loss
+    policy, centre = surface.mark_policy_loss, surface.centre_policy_loss
     found = _summary(
         surface,
         [surface.parts[p] for p in parts],
@@ -342,6 +345,7 @@ def _verdict(surface: Surface, parts: Sequence[int]) -> str:
         surface.centre_loss[parts],
         surface.mark_loss[:, parts],
         None if policy is None else policy[:, parts],
+        None if centre is None else centre[parts],
     )
     return str(found["verdict"])
 
@@ -353,6 +357,7 @@ def _summary(
     centre_loss: np.ndarray,
     mark_loss: np.ndarray,
     mark_policy_loss: np.ndarray | None,
+    centre_policy_loss: np.ndarray | None,
     *,
     loss_stderr: np.ndarray | None = None,
 ) -> dict[str, Any]:
@@ -368,6 +373,7 @@ def _summary(
         marks=surface.marks,
         mark_loss=mark_loss,
         mark_policy_loss=mark_policy_loss,
+        centre_policy_loss=centre_policy_loss,
         between=surface.barrier is not None,
         n_classes=surface.stated("n_classes", of=int),
         augmented=surface.stated("augmented", of=bool) if "augmented" in surface.provenance else False,

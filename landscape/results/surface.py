@@ -105,6 +105,12 @@ class Surface(Predicted):
 
     centre_loss: Floats = array("part", unit="loss", doc="mean loss at the checkpoint itself")
     centre_loss_stderr: Floats | None = array("part", unit="loss", doc="its standard error over samples", optional=True)
+    centre_policy_loss: Floats | None = array(
+        "part",
+        unit="loss",
+        doc="mean loss at the checkpoint with running statistics as on the surface, where these are not its own",
+        optional=True,
+    )
     centre_accuracy: Floats | None = array("part", doc="accuracy at the checkpoint itself", optional=True)
     centre_accuracy_stderr: Floats | None = array("part", doc="its standard error over samples", optional=True)
     lowest_loss: Floats = array("part", unit="loss", doc="lowest loss of the grid")

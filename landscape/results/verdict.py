@@ -30,6 +30,7 @@ def verdict(
     marks: Sequence[str] = (),
     mark_loss: np.ndarray | None = None,
     mark_policy_loss: np.ndarray | None = None,
+    own_loss: np.ndarray | None = None,
     radius: float = float("nan"),
     n_classes: int | None = None,
     augmented: bool | None = False,
@@ -42,13 +43,14 @@ def verdict(
         parts: names of the P parts.
         loss: (P, ny, nx).
         computed: (ny, nx), true where the network was evaluated; None for all points.
-        centre_loss: (P,).
+        centre_loss: (P,) with running statistics as on the grid.
         found: `lowest_loss` (P,), `lowest_position` (P, A) and `doubling_radius` (P,).
         batch_norm: name of the policy for running statistics; "unknown" for a file of another program, "none" for a
             network without such statistics, which is not mentioned.
         marks: names of the M marks.
         mark_loss: (M, P) at the marks themselves.
         mark_policy_loss: (M, P), the same with running statistics as on the grid; None if these are the marks' own.
+        own_loss: (P,) at the centre with the checkpoint's own running statistics; None if these are the grid's.
         radius: Euclidean radius of `worst_rise`, which must not be below a grid step.
         n_classes: C; log C is the cross-entropy of a uniform guess. None if unknown or for another loss.
         augmented: whether the data were augmented; None if unknown.
@@ -63,6 +65,7 @@ def verdict(
         *_about_centre(grid, parts, centre_loss, found),
         *_about_range(grid, parts, loss, centre_loss, n_classes),
         *_about_steps(grid, parts, loss, centre_loss, found["doubling_radius"], radius),
+        *([] if own_loss is None else _about_marks(parts, ["the checkpoint"], own_loss[None], centre_loss[None])),
         *_about_marks(parts, marks, mark_loss, mark_policy_loss),
     ]
     augmentation = {True: "augmented data", False: "augmentation off", None: "augmentation unknown"}[augmented]

@@ -146,6 +146,29 @@ def test_statistics_of_batch_norm_follow_the_policy():
     assert "batch norm: reestimate" in found.verdict
 
 
+@pytest.mark.parametrize("bn", ["reestimate", "per-part", "batch"])
+def test_rises_are_above_the_centre_with_the_statistics_of_the_surface(bn):
+    objective = CASES["residual-relu"].objective()
+    line = directions.random(objective, 1, seed=0)
+    x = np.linspace(-0.5, 0.5, 11)
+    for at in (x, x + 0.02):  # with the centre, and without it
+        found = ls.surface(objective, line, at, batch_norm=bn, training_samples=15)
+        own = ls.surface(objective, line, [0.0], batch_norm=bn, training_samples=15).loss[:, 0, 0]
+        np.testing.assert_allclose(found.centre_policy_loss, own, rtol=1e-12)
+        assert not np.allclose(own, found.centre_loss)
+        near = np.abs(at) <= found.radius / line.unit_length[0] * (1 + 1e-9)
+        rise = np.maximum(found.loss[:, 0, near].max(axis=1) - own, 0)
+        assert (found.worst_rise >= rise - 1e-12).all()
+        assert (found.worst_rise <= rise + np.abs(np.diff(found.loss[:, 0])).max(axis=1)).all()
+    assert "the running statistics of the checkpoint differ from the surface's" in found.verdict
+    groups = regroup(found, {"a": [0, 1], "b": [2]})
+    shares = found.n_samples[:2] / found.n_samples[:2].sum()
+    assert groups.centre_policy_loss[0] == pytest.approx(shares @ own[:2])
+    assert groups.worst_rise[1] == pytest.approx(found.worst_rise[2])
+    kept = ls.surface(objective, line, x, batch_norm="keep")
+    assert kept.centre_policy_loss is None
+
+
 def test_no_policy_is_named_for_a_network_without_running_statistics():
     objective = CASES["mlp-tanh"].objective()
     found = ls.surface(objective, directions.random(objective, 1, seed=0), [-1.0, 0.0, 1.0])

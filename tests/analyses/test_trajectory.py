@@ -129,7 +129,7 @@ def test_a_path_goes_on_where_rounding_has_changed_its_plane(tmp_path, monkeypat
     objective, real = CASES["residual-relu"].objective(), directions.principal
     paths, out = {"a": path_of(objective, 0)}, tmp_path / "t.h5"
     with pytest.raises(KeyboardInterrupt):
-        ls.trajectory(objective, paths, n=4, out=out, progress=Interrupting(2))
+        ls.trajectory(objective, paths, n=4, out=out, progress=Interrupting(3))
 
     def rounded(*given):
         found = real(*given)
