@@ -40,6 +40,7 @@ from landscape.curvature.algebra import Operator
 from landscape.curvature.kinds import Kind
 from landscape.curvature.operators import Backend, curvature_operator
 from landscape.curvature.places import Room
+from landscape.errors import arg
 from landscape.objective import jobs
 from landscape.objective.objective import Objective
 from landscape.objective.provenance import about_run, fingerprint, provenance
@@ -289,6 +290,11 @@ class _ObjectiveJob(Job):
 
     def _trace(self, own: Operator, name: str, per_sample: of_samples.Samples | None) -> tuple[float, float] | None:
         if per_sample is not None and self.way_of_trace != "probes":
+            if self.options.trace == "sampled" and self.objective.known.first("no sampled trace"):
+                log.warning(
+                    "the trace is that of the rows which errors over samples need: %s draws it as %s says",
+                    arg("sampling_errors", False), arg("trace", "sampled"),
+                )  # fmt: skip
             return per_sample.trace
         return trace_of(own, name, self.way_of_trace, self.options.seed)
 

@@ -135,6 +135,9 @@ class Products:
             NumericalError: a product is not finite, or PyTorch's second derivative of model and loss is wrong.
         """
         problem, layout = self.problem, self.problem.layout
+        if not isinstance(V, Tensor) or V.dtype != problem.dtype or V.device.type != problem.device.type:
+            what = f"a tensor of {problem.dtype} on {problem.device}"
+            raise InputError(f"vectors must be {what}: `operator @ v` converts others")
         if V.ndim != 3 or V.shape[0] != len(problem.parts) or V.shape[2] != layout.size:
             raise InputError(
                 f"vectors must have shape (parts, block, parameters) = ({len(problem.parts)}, K, {layout.size}), "

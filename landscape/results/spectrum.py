@@ -343,8 +343,9 @@ class Spectrum(Predicted):
             InputError: there are no runs.
         """
         if self.alpha is None or self.beta is None or self.steps is None or not self.ran(p):
-            checkpoint = self.stated("checkpoint", of=str)
-            again = f"landscape hessian --ckpt {checkpoint} --density" if checkpoint else arg("density", True)
+            command = self.stated("command", of=str) or ""
+            again = f"{command} --density --overwrite" if command.startswith("landscape hessian ") else ""
+            again = again or arg("density", True)
             raise InputError(f"part {self.parts[p]!r} has lambda_max and trace, but no density: compute it by {again}")
         return self.alpha[p], self.beta[p], self.steps[p]
 

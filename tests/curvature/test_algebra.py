@@ -74,6 +74,12 @@ def test_several_names_choose_several_parts_in_their_order(hessian, exact):
     assert close(found, torch.einsum("pij,pj->pi", exact[[2, 0]], V))
 
 
+def test_a_product_by_itself_takes_tensors_of_its_own_dtype(hessian):
+    for other in (vectors(2, 1, hessian.size).float(), vectors(2, 1, hessian.size).numpy()):
+        with pytest.raises(InputError, match="float64"):
+            hessian.matvec(other)
+
+
 def test_vectors_of_another_dtype_are_taken_and_products_are_in_the_operators(hessian):
     single = ls.curvature_operator(CASES["residual-gelu"].objective(dtype=torch.float32), backend="reverse")
     assert (single["0"] @ np.ones(single.size)).dtype == np.float32

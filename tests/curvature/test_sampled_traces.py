@@ -139,7 +139,7 @@ def test_a_loss_without_curvature_has_no_trace_but_that_of_the_decay():
     assert traces.sampled(objective, KINDS["hessian"], 0, 0) == (0.5 * objective.layout.size, 0.0)
 
 
-def test_a_spectrum_takes_drawn_rows_only_where_it_has_nothing_better():
+def test_a_spectrum_takes_drawn_rows_only_where_it_has_nothing_better(caplog):
     objective = CASES["residual-relu"].objective()
     found = ls.spectrum(objective, trace="sampled", sampling_errors=False, seed=5)
     expected = [traces.sampled(objective, KINDS["hessian"], part, 5) for part in range(3)]
@@ -148,6 +148,7 @@ def test_a_spectrum_takes_drawn_rows_only_where_it_has_nothing_better():
     exact = ls.spectrum(objective, trace="sampled")  # errors over samples need all rows anyway
     np.testing.assert_allclose(exact.trace, dense_traces, rtol=1e-9)
     assert not exact.trace_stderr.any()
+    assert sum("sampling_errors" in record.message for record in caplog.records) == 1
     with_density = ls.spectrum(objective, trace="sampled", steps=3, probes=1, sampling_errors=False, seed=5)
     np.testing.assert_array_equal(with_density.trace, found.trace)
 

@@ -451,3 +451,10 @@ def test_a_figure_of_another_kind_of_result_is_refused_by_the_name_of_the_argume
         plots.surface(classes(2, steps=3))
     with refused(InputError, "linear", 1):
         plots.density(classes(2, steps=3), linear="1")
+
+
+def test_eigenvalues_of_a_matrix_without_data_have_no_unit_of_a_loss():
+    found = spectrum_of({"a": np.linspace(1, 2, 30)})
+    without = dataclasses.replace(found, n_samples=np.array([np.nan]))
+    assert "units of the loss" in plots.density(found).get_xlabel()
+    assert "units of the loss" not in plots.density(without).get_xlabel()

@@ -30,6 +30,7 @@ class View:
     high: float
     floor: float  # lowest density that is shown
     nodes: tuple[float, float]  # smallest and largest node, in units of the axis
+    of_loss: bool  # the eigenvalues have the unit of a loss, and not that of a matrix of its own
 
     @property
     def limits(self) -> tuple[float, float]:
@@ -75,6 +76,7 @@ def broaden(
         high=ends[1],
         floor=min(FLOOR, 0.1 * one_eigenvalue),
         nodes=(low, high),
+        of_loss=bool(np.isfinite(spectrum.n_samples).any()),
     )
     grid = None
     if common:
@@ -101,7 +103,7 @@ def _ends(limits: tuple[float, float], axis: Axis, linear: float) -> tuple[float
 
 def labels(view: View) -> tuple[str, str]:
     """Return the labels of both axes."""
-    eigenvalue = r"eigenvalue $\lambda$ (units of the loss)"
+    eigenvalue = r"eigenvalue $\lambda$" + " (units of the loss)" * view.of_loss
     beyond = _beyond(view)
     if view.axis == "linear":
         return eigenvalue + beyond, r"density per unit of $\lambda$"
