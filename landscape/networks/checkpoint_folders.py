@@ -40,9 +40,10 @@ def described(path: str) -> str:
     if any(name.startswith(("mp_rank_", "zero_pp_rank_", "global_step")) for name in names):
         return f"{path} is a folder of DeepSpeed: convert it to one file by its own script zero_to_fp32.py"
     for place in (folder, folder / "checkpoints"):  # Lightning's runs have their checkpoints there
-        held = sorted(p for p in named(place) if p.is_file())
+        held = [p for p in named(place) if p.is_file() and p.name != "state.pt"]  # what a run needs to go on
         if held:
-            return f"{path} is a folder: set {arg('ckpt')} to a file in it, such as {held[-1]}"
+            example = max(held, key=lambda p: (p.name == "last.pt", p))
+            return f"{path} is a folder: set {arg('ckpt')} to a file in it, such as {example}"
     return f"{path} is a folder: set {arg('ckpt')} to a file in it"
 
 

@@ -294,6 +294,14 @@ def test_weights_in_tuples_and_lists_are_found_and_can_be_named(saved):
     assert_same(checkpoints.read(both, key="0.net").state, STATE)
 
 
+def test_a_folder_of_a_run_suggests_a_file_that_analyses_read(tmp_path):
+    (tmp_path / "state.pt").touch()
+    assert "state.pt" not in refusal(tmp_path)
+    for name in ("best.pt", "last.pt", "z.pt"):
+        (tmp_path / name).touch()
+    assert refusal(tmp_path).endswith(f"such as {tmp_path / 'last.pt'}")
+
+
 def test_a_folder_says_what_it_is(tmp_path):
     assert "is a folder: set ckpt to a file in it" in refusal(tmp_path)
     (tmp_path / "checkpoints").mkdir()
