@@ -96,13 +96,16 @@ def refuse(out: Path, recipe: Recipe, fingerprint: str | None = None, *, overwri
         if fingerprint is None:  # the data may still decide the fields that are None
             theirs = {name: value for name, value in theirs.items() if name in ours}
         both = ({**r, **dict.fromkeys(PLACES)} for r in (theirs, ours))
-    difference = recipes.first_difference(*both) if theirs else None
-    if difference:
-        name, before, now = difference
-        raise StoreError(
-            f"{out} holds a run with {arg(name, before)}, now it is {now}: repeat the options, or pass "
-            f"{arg('overwrite', True)}, or choose another folder"
-        )
+        difference = recipes.first_difference(*both)
+        if difference:
+            name, before, now = difference
+            found, method, own = f"with {arg(name, before)}", methods.label(Recipe(**theirs)), methods.label(recipe)
+            if method != own:  # users type its name, and not its components
+                found, now = f"of {method}", own
+            raise StoreError(
+                f"{out} holds a run {found}, now it is {now}: repeat the options, or pass "
+                f"{arg('overwrite', True)}, or choose another folder"
+            )
     if fingerprint and data != fingerprint:
         raise StoreError(f"{out} holds a run on other data than those that are there now: {remedy}")
 

@@ -26,6 +26,12 @@ def test_other_options_than_the_folders_are_refused_by_name(tmp_path):
         begin(tmp_path, lr=0.2)
 
 
+def test_another_method_than_the_folders_is_refused_by_its_name(tmp_path):
+    finish(tmp_path, sharpness="sam")
+    with pytest.raises(StoreError, match="holds a run of sam, now it is ce:"):
+        begin(tmp_path)
+
+
 def test_a_finished_run_that_is_begun_again_has_nothing_to_do(tmp_path):
     history = finish(tmp_path, snapshot_every=1)
     before = {name: ((tmp_path / name).read_bytes(), (tmp_path / name).stat().st_mtime_ns) for name in files(tmp_path)}
