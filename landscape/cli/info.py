@@ -11,7 +11,7 @@ import numpy as np
 
 from landscape.cli.console import Console
 from landscape.cli.options import JSON, READING, command
-from landscape.results import Result, store
+from landscape.results import Result, hdf5, store
 from landscape.results.columns import ACCURACY, LOSS, MEASURED
 
 if TYPE_CHECKING:
@@ -28,7 +28,8 @@ def info(file: Path, as_json: bool, ckpt_key: str | None, trust_pickle: bool) ->
     """Print what a file holds: the parts, options, origin and fields of a result, or the weights of a checkpoint."""
     console = Console(json=as_json)
     # The code that reads results explains best what is wrong with a missing file or an HDF5 file of another program.
-    if store.is_result(file) or file.suffix.lower() in HDF5_SUFFIXES or not file.exists():
+    of_results = file.suffix.lower() in HDF5_SUFFIXES or hdf5.is_unfinished(file)
+    if store.is_result(file) or of_results or not file.exists():
         result = store.load(file)
         if as_json:
             console.json(_result(result))

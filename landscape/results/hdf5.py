@@ -79,7 +79,14 @@ def _file(path: Path) -> BinaryIO:
     except FileNotFoundError:
         raise StoreError(f"there is no file {path}") from None
     except OSError as error:
+        if is_unfinished(path):
+            raise StoreError(f"{path} is an unfinished result: repeat the command that began it") from None
         raise StoreError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def is_unfinished(path: Path) -> bool:
+    """Say whether a path is the folder OUT.partial of a result that is not complete."""
+    return path.suffix == ".partial" and (path / "run.json").is_file()
 
 
 def attribute(place: Any, name: str) -> Any:

@@ -4,8 +4,10 @@ import json
 
 import pytest
 import torch
+from made import spectrum
 
 from landscape.cli import info
+from landscape.results.journal import Journal
 
 
 def test_info_tells_what_a_result_holds(run, file):
@@ -56,6 +58,15 @@ def test_info_explains_a_file_that_is_neither(run, tmp_path):
         code, _, err = run("info", tmp_path / name)
         assert (code, len(err)) == (2, 1)
         assert words in err[0]
+
+
+@pytest.mark.parametrize("command", ["info", "plot", "compare"])
+def test_an_unfinished_result_is_called_so(run, tmp_path, command):
+    with Journal.open(tmp_path / "out.h5", {}) as journal:
+        journal.write("a", spectrum("a"))
+    code, _, err = run(command, journal.folder)
+    assert (code, len(err)) == (2, 1)
+    assert f"{journal.folder} is an unfinished result" in err[0]
 
 
 @pytest.mark.parametrize(
