@@ -15,7 +15,7 @@ import torch
 from landscape.errors import StoreError, arg
 from landscape.objective.objective import Objective
 from landscape.results import store
-from landscape.results.journal import same
+from landscape.results.journal import cut, same, spaced
 
 
 def fingerprint(objective: Objective, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -97,9 +97,10 @@ def refuse_others(path: Path, was: Mapping[str, Any], now: Mapping[str, Any], *,
             key = next((n for n in names if not same(n, before.get(n), wanted.get(n))), "")
             before, wanted = before.get(key), wanted.get(key)
         if not same(key, before, wanted):
+            before, wanted = (spaced(value) or cut(json.dumps(value), 60) for value in (before, wanted))
             raise StoreError(
-                f"{path} was made with {key} {json.dumps(before):.60}, now it is {json.dumps(wanted):.60}: repeat the "
-                f"former, pass {arg('overwrite', True)}, or choose another file"
+                f"{path} was made with {key} {before}, now it is {wanted}: repeat the former, pass "
+                f"{arg('overwrite', True)}, or choose another file"
             )
 
 

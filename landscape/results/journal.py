@@ -6,12 +6,14 @@ import os
 import socket
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from math import isfinite
 from pathlib import Path
 from typing import Any, Self
 
 import filelock
+import numpy as np
 
-from landscape.errors import StoreError, arg
+from landscape.errors import StoreError, arg, said
 from landscape.results import Result, disk, hdf5, store
 from landscape.results.axes import concatenate
 
@@ -344,4 +346,37 @@ def _option(fingerprint: dict[str, Any], key: str) -> str:
     if key not in fingerprint:
         return f"without {arg(key)}"
     value = fingerprint[key]
-    return f"with {arg(key, value) if key.isidentifier() else f'{key} {value}':.80}"
+    if grid := spaced(value):
+        numbers = grid.replace(":", ", ")
+        return f"with {said(f'{key}=np.linspace({numbers})', arg(key, grid))}"
+    return f"with {cut(arg(key, value) if key.isidentifier() else f'{key} {value}')}"
+
+
+def spaced(value: object) -> str:
+    """Write evenly spaced ascending numbers as options are written.
+
+    Args:
+        value: any value.
+
+    Returns:
+        "first:last:number"; an empty text if it is no list of at least three such numbers.
+    """
+    if not isinstance(value, list) or len(value) < 3 or not all(isinstance(x, float) and isfinite(x) for x in value):
+        return ""
+    low, high, n = value[0], value[-1], len(value)
+    if low >= high or value != np.linspace(low, high, n).tolist():
+        return ""
+    return ":".join(str(x).removesuffix(".0") for x in (low, high, n))
+
+
+def cut(text: str, most: int = 80) -> str:
+    """Shorten a text for a message, between two of its items if it is a list.
+
+    Args:
+        text: of any length.
+        most: number of letters that are kept.
+
+    Returns:
+        The text, or its beginning with " ..." after it.
+    """
+    return text if len(text) <= most else f"{text[:most].rpartition(',')[0] or text[:most]} ..."

@@ -101,6 +101,24 @@ def test_a_journal_begun_with_other_options_quotes_the_first_that_differs(tmp_pa
         assert journal.done() == {"a"}  # the refusal has let go of the folder and removed nothing
 
 
+@pytest.mark.parametrize(
+    ("x", "text"),
+    [
+        (np.linspace(-1, 1, 41).tolist(), "x=np.linspace(-1, 1, 41)"),
+        (np.linspace(-0.3, 1, 16).tolist(), "x=np.linspace(-0.3, 1, 16)"),
+        ([-1.0, 0.0, 0.5], "x=[-1.0, 0.0, 0.5]"),
+        ([0.1, float("inf"), float("nan")], "x=[0.1, inf, nan]"),
+        ([1 / 3] * 9, "x=[0.3333333333333333, 0.3333333333333333, 0.3333333333333333 ..."),
+    ],
+)
+def test_a_grid_that_differs_is_quoted_shortly_and_never_cut_within_a_number(tmp_path, x, text):
+    with Journal.open(tmp_path / "out.h5", {"x": [0.0, 1.0]}) as journal:
+        journal.write("a", spectrum("a"))
+    with pytest.raises(StoreError) as caught:
+        Journal.open(tmp_path / "out.h5", {"x": x})
+    assert f"was begun with x=[0.0, 1.0], now with {text}: repeat" in one_line(caught)
+
+
 def test_the_number_that_was_stored_for_an_option_that_was_left_out_is_equal_to_none(tmp_path):
     with Journal.open(tmp_path / "out.h5", {"top": 10}) as journal:
         journal.write("a", spectrum("a"))
