@@ -72,6 +72,7 @@ def series(
         if the run's history or the checkpoint's optimizer contains it.
 
     Raises:
+        Interrupted: Ctrl-C; the message says at which checkpoint. Finished parts are kept beside `out`.
         InputError: an analysis without series, an option out of its range, a checkpoint that does not fit, or
             checkpoints without an order.
         NumericalError: as for the analysis.
@@ -97,9 +98,13 @@ def series(
             if snapshot.sha256 in before:
                 done.append(whole.of_stage(stage, snapshot, before[snapshot.sha256]))
                 continue
-            done.append(whole.at(stage, snapshot, journal, _of_all(progress, k, len(stages), snapshot.name)))
-            if finished is not None:
-                finished(done[-1])
+            try:
+                done.append(whole.at(stage, snapshot, journal, _of_all(progress, k, len(stages), snapshot.name)))
+                if finished is not None:
+                    finished(done[-1])
+            except KeyboardInterrupt as error:
+                kept = "nothing is kept" if journal is None else journal.advice()
+                raise jobs.Interrupted(f"interrupted at checkpoint {k + 1} of {len(stages)}; {kept}") from error
         if progress is not None:
             progress(len(stages), len(stages), "")
         return joined(done)

@@ -168,10 +168,7 @@ def run(
             memory.agree()  # as what is computed after this run states the samples at a time
     except KeyboardInterrupt as error:
         kept = len(journal.done().intersection(units))
-        again = f"repeat the command, without {arg('overwrite', True)}, to go on from there"
-        any_kept = any(journal.folder.glob("unit-*"))  # also of earlier runs of units in the same folder
-        advice = again if any_kept or journal.in_work() else "nothing is kept"
-        raise Interrupted(f"interrupted: {kept} of {len(units)} units are finished; {advice}") from error
+        raise Interrupted(f"interrupted: {kept} of {len(units)} units are finished; {journal.advice()}") from error
     return result
 
 

@@ -26,7 +26,8 @@ class Journal:
 
     It contains `run.json`, the fingerprint of the run, and one result file for each finished unit. Unfinished units may
     have files that `work` names; they are removed when the unit is finished. `open` creates the folder; the end of a
-    `with` block releases it and keeps it for the next attempt; `finish` replaces it by OUT.
+    `with` block releases it and keeps it for the next attempt, and a KeyboardInterrupt without a message then
+    advises it; `finish` replaces it by OUT.
     """
 
     def __init__(self, out: Path, lock: filelock.BaseFileLock | None) -> None:
@@ -196,6 +197,11 @@ class Journal:
         """Say whether an unfinished unit has stored intermediate values."""
         return any(self.folder.glob(_WORK))
 
+    def advice(self) -> str:
+        """Say how to go on after an interruption, or that nothing is kept; also by other pieces of the run."""
+        again = f"repeat the command, without {arg('overwrite', True)}, to go on from there"
+        return again if self._keeps() else "nothing is kept"
+
     def read(self, unit: str) -> Result:
         """Read the result of a finished unit.
 
@@ -262,8 +268,13 @@ class Journal:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if isinstance(error, KeyboardInterrupt) and not error.args and self._keeps():
+            error.args = (f"interrupted: {self.advice()}",)
         self.close()
+
+    def _keeps(self) -> bool:
+        return any(self.folder.glob(_UNITS)) or self.in_work()
 
     def _path(self, unit: str) -> Path:
         # Class names may contain slashes or differ only in case: a digest is a safe name on every file system.

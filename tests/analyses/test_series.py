@@ -12,6 +12,7 @@ from torch import nn
 import landscape as ls
 from landscape.analyses import directions
 from landscape.errors import InputError, StoreError
+from landscape.objective.jobs import Interrupted
 from landscape.objective.objective import Objective
 
 X = torch.randn(30, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -126,6 +127,18 @@ def test_an_unfinished_series_of_another_method_is_not_continued(run, tmp_path):
         ls.series(ls.spectrum, mine, str(run), out=out, **options, progress=Interrupting(2))
     with refused(StoreError, "rows", method="lanczos"):
         ls.series(ls.spectrum, mine, str(run), out=out, **options | {"method": "rows"})
+
+
+def test_an_interrupted_series_says_at_which_checkpoint(run, tmp_path):
+    def stop(found):
+        if found.epoch.tolist() == [10]:
+            raise KeyboardInterrupt
+
+    given = {"draws": 1, "ascent_steps": 1, "finished": stop}
+    with refused(Interrupted, 2, 3, overwrite=True):
+        ls.series(ls.sharpness, objective(), run, out=tmp_path / "a.h5", **given)
+    with refused(Interrupted, 2, 3, "nothing"):
+        ls.series(ls.sharpness, objective(), run, **given)
 
 
 def test_an_interrupted_series_goes_on_within_its_checkpoint(run, spectra, tmp_path, monkeypatch):

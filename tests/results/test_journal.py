@@ -119,6 +119,16 @@ def test_a_grid_that_differs_is_quoted_shortly_and_never_cut_within_a_number(tmp
     assert f"was begun with x=[0.0, 1.0], now with {text}: repeat" in one_line(caught)
 
 
+def test_an_interrupt_between_units_says_how_to_go_on_if_anything_is_kept(tmp_path):
+    with pytest.raises(KeyboardInterrupt, match=r"^$"), Journal.open(tmp_path / "out.h5", FINGERPRINT):
+        raise KeyboardInterrupt
+    with refused(KeyboardInterrupt, overwrite=True), Journal.open(tmp_path / "out.h5", FINGERPRINT) as journal:
+        journal.write("a", spectrum("a"))
+        raise KeyboardInterrupt
+    with refused(KeyboardInterrupt, "mine"), Journal.open(tmp_path / "out.h5", FINGERPRINT):
+        raise KeyboardInterrupt("mine")
+
+
 def test_the_number_that_was_stored_for_an_option_that_was_left_out_is_equal_to_none(tmp_path):
     with Journal.open(tmp_path / "out.h5", {"top": 10}) as journal:
         journal.write("a", spectrum("a"))
