@@ -318,7 +318,7 @@ def summary(
             marks=marks,
             mark_loss=mark_loss,
             mark_policy_loss=mark_policy_loss,
-            own_loss=own_loss,
+            own_loss=None if centre_policy_loss is None else own_loss,
             radius=radius,
             n_classes=n_classes,
             augmented=augmented,

@@ -160,7 +160,8 @@ def _about_marks(
     if loss is None or policy is None:
         return []
     size = np.where(np.isfinite(loss), np.abs(loss), 0.0).max(axis=0, initial=0.0)
-    off = np.divide(np.abs(policy - loss), size, out=np.zeros_like(loss), where=size > 0)
+    with np.errstate(invalid="ignore"):  # of two infinite losses
+        off = np.divide(np.abs(policy - loss), size, out=np.zeros_like(loss), where=size > 0)
     off[np.isnan(off)] = 0.0
     if not (off > _OFF).any():
         return []

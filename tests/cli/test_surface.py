@@ -15,7 +15,7 @@ from results_of_all_kinds import distances
 import landscape as ls
 from landscape.analyses import directions
 from landscape.cli import main
-from landscape.cli.distances import Finetuning, _highest
+from landscape.cli.distances import Finetuning, _highest  # private: a run with a barrier of exactly zero takes long
 from landscape.cli.surface import parse_range
 from landscape.data import datasets
 from landscape.errors import InputError
@@ -301,7 +301,7 @@ def test_the_highest_barrier_is_one_between_two_points_with_its_error():
     errors = np.full((1, n, n, 3), 0.1) * (1 - np.eye(n))[..., None]
     errors[0, 0, 2, 0] = errors[0, 2, 0, 0] = 0.3
     found = dataclasses.replace(distances(runs=1), barrier=barrier, barrier_stderr=errors)
-    highest = _highest(found)  # private: a run with a barrier of exactly zero takes long
+    highest = _highest(found)
     sizes = [with_error(0.0, 0.3), with_error(0.5, 0.1), with_error(0.0, 0.1)]
     between = ["-", f"{found.points[1]} and {found.points[2]}", "-"]
     assert highest == [list(row) for row in zip(found.parts, sizes, between, strict=True)]

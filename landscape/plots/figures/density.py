@@ -199,7 +199,9 @@ def _at_equal_size(spectrum: Spectrum, parts: Sequence[str]) -> dict[str, str]:
     if spectrum.sample_trace is None or matched.refusal(spectrum) is not None:
         return {}
     largest = spectrum.parts[matched.reference(spectrum)]
-    spectrum = spectrum[list(dict.fromkeys([*parts, largest]))]
+    if (chosen := list(dict.fromkeys([*parts, largest]))) == [largest]:
+        return {}
+    spectrum = spectrum[chosen]
     lines: dict[str, list[str]] = {}
     short = {"lambda_max": r"$\lambda_{\max}$", "trace": "trace", "trace per uncertainty": "trace / unc."}
     for one in matched.against_largest(spectrum, trials=0):
