@@ -5,8 +5,9 @@ class_means.py has the formulas. If the features fit into memory, they are kept 
 network runs twice, so that memory does not grow with the data. For several checkpoints of a run, the numbers are curves
 over epochs.
 
-Errors over samples come from a jackknife: the samples of each class are divided into groups, all numbers are computed
-without each group in turn, and their scatter gives the error (Quenouille 1956; Efron and Tibshirani 1993, chapter 11).
+Losses and accuracies are means, whose errors over samples are known. Those of the other numbers come from a jackknife:
+the samples of each class are divided into groups, all numbers are computed without each group in turn, and their
+scatter gives the error (Quenouille 1956; Efron and Tibshirani 1993, chapter 11).
 A class of fewer samples than groups counts with as many groups as it has samples (`_changes`).
 If the features are kept, this needs no further pass of the network; otherwise it is left out. Of draws without
 replacement, a group is left out only as far as another draw would differ: each weight changes by the root of 1 - pi_i
@@ -34,7 +35,7 @@ from landscape.networks import class_means, classifiers
 from landscape.objective import jobs, pilot, weighing
 from landscape.objective.objective import Objective
 from landscape.objective.snapshots import File
-from landscape.results import Features, inference
+from landscape.results import Features
 from landscape.results.features import WITH_ERRORS
 
 CACHE_BYTES = 2**31
@@ -236,12 +237,11 @@ def _measure(
         numbers, n_features = _numbers(first, second, rows, beta, objective.team)
     team, few = objective.team, len(objective.samples) < 2 * GROUPS
     if sampling_errors and not few and team.total_of(bool(kept)) == team.size:
-        same = np.isin(numbers["accuracy"], [0.0, 1.0])  # the samples say nothing of their scatter
         all_fit = kept[0].features[0].nbytes * len(objective.samples) <= cache_bytes
         changes = _changes(objective.samples.labels, _left(objective), n_classes)
         joined = 1 < team.size <= GROUPS and team.total_of(all_fit) == team.size
         numbers |= _jackknife(kept, rows, beta, team, report, changes, joined=joined)
-        numbers["accuracy_stderr"] = np.where(same, _least_error(objective, n_classes), numbers["accuracy_stderr"])
+        numbers |= _of_means(objective, kept, numbers)
     if n_classes > MOST_ANGLES:
         numbers["mean_cosine"] = None
     return numbers, n_features
@@ -411,13 +411,35 @@ def _changes(labels: np.ndarray, left: np.ndarray, n_classes: int) -> np.ndarray
     return changes
 
 
-def _least_error(objective: Objective, n_classes: int) -> np.ndarray:
-    """Return the standard error of the accuracy of a class whose samples are all right, or all wrong, (C,)."""
-    labels, left = objective.samples.labels, _left(objective)
-    factors = weighing.factors(objective.draws, np.arange(len(labels)))
-    ends, order = np.cumsum(np.bincount(labels, minlength=n_classes))[:-1], np.argsort(labels, kind="stable")
-    scatter = inference.Scatter.of(np.split(left[order], ends), np.split(factors[order], ends))
-    return scatter.share_stderr(np.zeros((3, n_classes)))
+def _of_means(objective: Objective, kept: Sequence[_Batch], numbers: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Return the standard errors of the classes' mean losses and accuracies, which need no groups.
+
+    They are those that all analyses give (`inference.Scatter`). Means of draws are ratios of sums, whose errors are
+    those of the deviations from the mean; but where all draws of a class are right, or all wrong, these say nothing.
+
+    Args:
+        objective: model and data.
+        kept: of the samples of this process.
+        numbers: of all samples, by the names of fields.
+
+    Returns:
+        Standard errors by the names of fields.
+    """
+    draws, labels, n_classes = objective.draws, objective.samples.labels, len(numbers["loss"])
+    scatter, _ = weighing.scatter(draws, [np.flatnonzero(labels == c) for c in range(n_classes)])
+    shares = np.zeros(n_classes) if draws is None else 1 - numbers["accuracy"]
+    centres = torch.from_numpy(np.stack([numbers["loss"], shares]))
+    sums = zeros((2, 4, n_classes), kept[0].loss.device)
+    for batch in kept:
+        place = batch.labels.to(sums.device)
+        values = torch.stack([wide(batch.loss), wide(batch.predicted != batch.labels)])
+        deviations = wide(batch.weights) * (values - centres.to(sums.device)[:, place])
+        sums.index_add_(2, place, weighing.terms(deviations, wide(batch.root).square()))
+    found = objective.team.total(sums)[:, 1:].cpu().numpy()
+    of_shares = scatter.share_stderr(found[1] if draws is None else np.zeros_like(found[1]))
+    if draws is not None:
+        of_shares = np.where(np.isin(shares, [0.0, 1.0]), of_shares, scatter.stderr(found[1]))
+    return {"loss_stderr": scatter.stderr(found[0]), "accuracy_stderr": of_shares}
 
 
 def _own(objective: Objective) -> Tensor:

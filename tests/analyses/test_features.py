@@ -19,6 +19,7 @@ from landscape.errors import InputError, NumericalError, StoreError
 from landscape.networks import checkpoints
 from landscape.objective import jobs
 from landscape.objective.objective import Objective
+from landscape.results import inference
 
 NETWORKS = ["mlp-relu", "residual-relu", "features", "attention"]
 
@@ -158,22 +159,72 @@ def test_one_class_has_no_geometry():
     assert np.isfinite([found.variance[0, 0], found.loss[0, 0], found.disagreement[0, 0]]).all()
 
 
-def test_errors_of_small_classes_are_those_of_their_own_samples():
-    """The loss is a mean: its error is s / sqrt(n) for at most as many samples as groups of the jackknife."""
+def some_classes(scale=1.0):
+    """A network in float64 and its samples, in classes of 60 to 1, as tensors class by class."""
     n = (60, 20, 12, 4, 2, 1)
     labels = torch.repeat_interleave(torch.arange(len(n)), torch.tensor(n))
     inputs = torch.randn(len(labels), 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     samples, options = datasets.from_dataset((inputs, labels)), {"partition": "class", "device": "cpu"}
-    objective = Objective.build(nn.Linear(4, len(n)), samples, dtype=torch.float64, **options)
-    losses = F.cross_entropy(objective.model(inputs), labels, reduction="none").detach().split(n)
+    torch.manual_seed(0)
+    model = nn.Linear(4, len(n))
+    model.weight.data *= scale
+    objective = Objective.build(model, samples, dtype=torch.float64, **options)
+    return objective, inputs.split(n), labels.split(n)
+
+
+def test_errors_of_losses_and_accuracies_are_those_of_means():
+    objective, inputs, labels = some_classes()
     found = ls.features(objective)
-    own = [x.std() / len(x) ** 0.5 for x in losses[1:-1]]
-    np.testing.assert_allclose(found.loss_stderr[0, 1:-1], own, rtol=1e-6)  # weights are float32
-    assert np.isnan(found.loss_stderr[0, -1])
-    drawn = ls.draw_samples(objective, 15, even=1.0)
-    assert drawn.draws.factors.max() == 1  # alike, so that the error of the draw is known in closed form
-    expected = ls.surface1d(drawn, n=1, x=[0.0]).loss_stderr[:-1, 0, 0]
-    np.testing.assert_allclose(ls.features(drawn).loss_stderr[0, :-1], expected, rtol=1e-6)
+    logits = [objective.model(x).detach() for x in inputs]
+    losses = [F.cross_entropy(z, y, reduction="none") for z, y in zip(logits, labels, strict=True)]
+    own = [x.std() / len(x) ** 0.5 for x in losses[:-1]]
+    np.testing.assert_allclose(found.loss_stderr[0, :-1], own, rtol=1e-12)
+    shares = [(z.argmax(1) == y).double().mean().item() for z, y in zip(logits, labels, strict=True)]
+    shrunk = [(share * len(x) + 1) / (len(x) + 2) for share, x in zip(shares, inputs, strict=True)]
+    own = [(p * (1 - p) / (len(x) - 1)) ** 0.5 for p, x in zip(shrunk[:-1], inputs, strict=False)]
+    np.testing.assert_allclose(found.accuracy_stderr[0, :-1], own, rtol=1e-12)
+    assert np.isnan([found.loss_stderr[0, -1], found.accuracy_stderr[0, -1]]).all()
+    of_loss = objective.evaluation  # which other analyses show
+    np.testing.assert_allclose(found.loss_stderr[0], of_loss.loss_stderr, rtol=1e-12)
+    np.testing.assert_allclose(found.accuracy_stderr[0], of_loss.accuracy_stderr, rtol=1e-12)
+
+
+def test_errors_of_losses_of_draws_are_those_of_ratios():
+    objective, _, _ = some_classes()
+    alike = ls.draw_samples(objective, 15, even=1.0)
+    assert alike.draws.factors.max() == 1  # so that the error of the draw is known in closed form
+    expected = ls.surface1d(alike, n=1, x=[0.0]).loss_stderr[:-1, 0, 0]
+    np.testing.assert_allclose(ls.features(alike).loss_stderr[0, :-1], expected, rtol=1e-6)
+    objective, _, _ = some_classes(scale=20.0)  # so that tr M varies
+    drawn = ls.draw_samples(objective, 15, even=0.1)
+    index, factors, chances = drawn.draws.index, drawn.draws.factors, drawn.draws.chances
+    own = objective.samples.labels[index] == 0
+    assert np.ptp(factors[own]) > 0
+    x, y = objective.samples.batch(index[own], torch.device("cpu"), torch.float64)
+    logits = objective.model(x).detach()
+    found = ls.features(drawn)
+    wrong = (logits.argmax(1) != y).double()
+    for values, error in (
+        (F.cross_entropy(logits, y, reduction="none"), found.loss_stderr),
+        (wrong, found.accuracy_stderr),
+    ):
+        off = values.numpy() - np.average(values.numpy(), weights=factors[own])
+        expected = inference.stderr(inference.draws(off, np.full(len(off), 1 / len(off)) * factors[own], chances[own]))
+        np.testing.assert_allclose(error[0, 0], expected, rtol=1e-6)
+
+
+def test_errors_of_small_classes_are_those_without_each_sample():
+    """Classes of at most as many samples as groups: each group has one of them, or none."""
+    objective, inputs, _ = some_classes()
+    found = ls.features(objective)
+    for c in (1, 2, 3):
+        x, n = inputs[c], len(inputs[c])
+        kept = [torch.cat([x[:i], x[i + 1 :]]) for i in range(n)]
+        without = np.array([(some - some.mean(0)).square().sum(1).mean().item() for some in kept])
+        # The change without a sample is scaled where the groups are more: exact only for what is linear in the weights.
+        np.testing.assert_allclose(
+            found.variance_stderr[0, c], ((n - 1) * without.var()) ** 0.5, rtol=1e-9 if n == 20 else 0.05
+        )
 
 
 class Whole(nn.Module):
