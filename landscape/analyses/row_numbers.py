@@ -5,9 +5,9 @@ from typing import NoReturn
 
 import torch
 
-from landscape.autodiff import memory, trees
+from landscape.autodiff import memory
 from landscape.autodiff.distributed import Team
-from landscape.autodiff.operations import multiplications
+from landscape.curvature.functions import work_of
 from landscape.errors import InputError, arg
 from landscape.objective.objective import Objective
 
@@ -71,8 +71,7 @@ def are_worth_it(objective: Objective, n: int, n_rows: int, products: int | None
     """
     if products is None or n_rows <= FEW_ROWS:
         return True
-    size, inputs = objective.layout.size, trees.one(objective.example(0)[0], 0)
-    forward = max(size, multiplications(lambda: objective.logits(objective.theta, inputs)))
+    size, forward = objective.layout.size, work_of(objective)
     passes = -(-n_rows * size * objective.dtype.itemsize // cache_bytes)
     of_rows = n_rows * (_BACKWARD * passes * forward + n_rows * size // 2 + _EIGEN * n_rows**2)
     return of_rows <= products * n * _PRODUCT * forward

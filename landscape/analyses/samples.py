@@ -6,6 +6,7 @@ directions for cross-fitting, and nearly all of lambda_max. Curvature along a ve
 """
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -333,7 +334,9 @@ def along_rows(found: Samples, kept: Kept) -> tuple[np.ndarray, np.ndarray]:
     return curvature, np.full(len(weights), np.nan) if found.weighted else kept.gram.crossfitted(weights)
 
 
-def along_vector(found: Samples, top: Tensor, value: float, *, folds: bool = True) -> tuple[np.ndarray, np.ndarray]:
+def along_vector(
+    found: Samples, top: Tensor, value: float, *, folds: bool = True, in_all: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the same as `along_rows`, for a matrix without rows or with too many.
 
     The Hessian of a sample is J^T M J + sum_c (dl / dz_c) d^2 z_c. Where a class is fitted, nearly all of these slopes
@@ -347,6 +350,7 @@ def along_vector(found: Samples, top: Tensor, value: float, *, folds: bool = Tru
         top: unit vector of its lambda_max or of another eigenvalue, (D,).
         value: the eigenvalue.
         folds: also compute the curvature along the sharpest directions of other folds.
+        in_all: number of samples of all parts for which this is computed; None means those of the objective.
 
     Returns:
         (n,) and (n,); the directions of folds come from the Gauss-Newton part; without its rows, for weighted draws as
@@ -356,7 +360,7 @@ def along_vector(found: Samples, top: Tensor, value: float, *, folds: bool = Tru
     every, value = np.ones(len(weights), dtype=bool), value - (found.objective.weight_decay if found.kind.decays else 0)
     folds = folds and kept is not None and not found.weighted
     if kept is None or found.kind.has_rows:
-        return _along(found, every, top=top, folds=folds)
+        return _along(found, every, top=top, folds=folds, in_all=in_all)
     team = found.objective.team
     slopes = team.agreed(weights * _slopes(found))  # which decide on the samples that all pass over
     curvature = team.agreed(kept.gram.along(kept.rows.along(top)))
@@ -366,7 +370,7 @@ def along_vector(found: Samples, top: Tensor, value: float, *, folds: bool = Tru
     some[largest(slopes[:, None], SLOPES[far])[0]] = True
 
     def compute(some: np.ndarray) -> None:
-        computed = _along(found, some, top=top, folds=folds)
+        computed = _along(found, some, top=top, folds=folds, in_all=in_all)
         curvature[some], crossfit[some] = (values[some] for values in computed)
 
     compute(some)
@@ -378,7 +382,9 @@ def along_vector(found: Samples, top: Tensor, value: float, *, folds: bool = Tru
     return curvature, crossfit
 
 
-def _along(found: Samples, some: np.ndarray, *, top: Tensor, folds: bool) -> tuple[np.ndarray, np.ndarray]:
+def _along(
+    found: Samples, some: np.ndarray, *, top: Tensor, folds: bool, in_all: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Return curvatures of some samples, (n,), along the top direction and, with `folds`, those of the other folds."""
     weights, kept = found.lengths.weights, found.kept
     owners, pieces = [some], [(found.members[some], top)]
@@ -389,10 +395,19 @@ def _along(found: Samples, some: np.ndarray, *, top: Tensor, folds: bool) -> tup
             owners.append(own)
             pieces.append((found.members[own], kept.direction(combination)))
     curvature, crossfit = (np.full(len(weights), np.nan) for _ in range(2))
-    computed = forms_along(found.objective, found.kind, pieces)
+    computed = _forms(found, found.kind, pieces, in_all)
     for into, own, values in zip([curvature, *[crossfit] * len(pieces[1:])], owners, computed, strict=True):
         into[own] = values
     return curvature, crossfit
+
+
+def _forms(
+    found: Samples, kind: Kind, pieces: Sequence[tuple[np.ndarray, Tensor]], in_all: int | None = None
+) -> list[np.ndarray]:
+    """Return quadratic forms as `forms_along`, where the other parts are expected to need as many of each sample."""
+    samples = sum(map(len, found.objective.members)) if in_all is None else in_all
+    n = sum(len(index) for index, _ in pieces)
+    return forms_along(found.objective, kind, pieces, in_all=-(-n * samples // len(found.members)))
 
 
 def beyond_traces(found: Samples, seed: int) -> np.ndarray:
@@ -421,7 +436,7 @@ def beyond_traces(found: Samples, seed: int) -> np.ndarray:
     for k in range(min(BEYOND, len(some))):  # not all samples have the same z
         own = some[k::BEYOND]
         pieces = [(found.members[own], z[(k + r) % BEYOND]) for r in range(times)]
-        values[own] = np.mean(forms_along(objective, KINDS["residual"], pieces), axis=0)
+        values[own] = np.mean(_forms(found, KINDS["residual"], pieces), axis=0)
     return values
 
 

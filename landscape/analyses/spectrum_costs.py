@@ -332,9 +332,10 @@ class SpectrumCosts:
             if per_sample.kept is not None and self.complete:
                 of_samples.along_rows(per_sample, per_sample.kept)
             else:
-                of_samples.along_vector(per_sample, top, value)
+                in_all = self.samples * self.pieces
+                of_samples.along_vector(per_sample, top, value, in_all=in_all)
                 for _ in range(self.options.vectors):
-                    of_samples.along_vector(per_sample, top, value, folds=False)
+                    of_samples.along_vector(per_sample, top, value, folds=False, in_all=in_all)
 
         return once
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, fx
 
 from landscape.autodiff import trees
-from landscape.autodiff.tracing import graph_for_batches, reuse_memory, stages
+from landscape.autodiff.tracing import graph_for_batches, reuse_memory, stages, without_repeats
 from landscape.autodiff.trees import Tree
 
 Product = Callable[[tuple[Tensor, ...], Tree, Tree, tuple[Tensor, ...]], tuple[Tensor, ...]]
@@ -91,7 +91,13 @@ def n_bytes(values: Iterable[Any]) -> int:
 
 
 def linearize(
-    product: Product, theta: tuple[Tensor, ...], inputs: Tree, targets: Tree, fixed: tuple[Tensor, ...] = ()
+    product: Product,
+    theta: tuple[Tensor, ...],
+    inputs: Tree,
+    targets: Tree,
+    fixed: tuple[Tensor, ...] = (),
+    *,
+    repeats: bool = False,
 ) -> Stages:
     """Trace a product and divide it into the three stages.
 
@@ -101,6 +107,7 @@ def linearize(
         inputs: an example batch with at least one sample.
         targets: targets of the same samples.
         fixed: the other tensors of the state.
+        repeats: the product repeats operations, which are to be executed once.
 
     Returns:
         The stages.
@@ -111,6 +118,8 @@ def linearize(
     """
     state = (*theta, *fixed)
     traced = graph_for_batches(product, state, (inputs, targets), tuple(torch.ones_like(t) for t in theta))
+    if repeats:
+        traced = without_repeats(traced)
     graphs = stages(traced, (len(state), len(trees.leaves((inputs, targets))), len(theta)))
     reuse_memory(graphs[2].graph)
     graphs[2].recompile()

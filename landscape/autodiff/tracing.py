@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch._functorch.compile_utils import fx_graph_cse
 from torch._guards import TracingContext, tracing
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F
@@ -135,6 +136,14 @@ def _graph(function: Callable[..., Any], example: tuple[Any, ...]) -> fx.GraphMo
         if _has_shape_of_data(node):
             raise NotTraceableError(f"the shape of what {node.target} returns depends on data")
     return traced
+
+
+def without_repeats(traced: fx.GraphModule) -> fx.GraphModule:
+    """Return the graph with each operation on the same tensors once.
+
+    Two tangents along the same vector repeat a third of their operations.
+    """
+    return fx.GraphModule(traced, fx_graph_cse(traced.graph))
 
 
 def stages(traced: fx.GraphModule, groups: Sequence[int]) -> list[fx.GraphModule]:

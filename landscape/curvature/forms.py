@@ -2,10 +2,12 @@
 
 Their mean is v^T A v, and their spread shows how much another draw of samples would change it. The second derivative of
 each sample's loss along v comes from two forward tangents (jvp of jvp), or from backward passes alone: with
-s(u) = v . grad (sum_i u_i l_i), the sum of u_i v^T H_i v is v . grad s(u). Operations may have no second forward
-derivative, or a wrong one (torch 2.13: a transformer's encoder layer), for some inputs only; both ways are compared on
-a few samples of each batch, as the backward one takes three times the memory. A batch of so few samples takes it at
-once. Matrices J_i^T M_i J_i take J_i v from `push`, which checks itself.
+s(u) = v . grad (sum_i u_i l_i), the sum of u_i v^T H_i v is v . grad s(u). Where there is enough work, the tangents are
+traced, as products are (linearize.py): a third of their operations are repeats, and batch norm is folded, so that they
+take a third of the time. Operations may have no second forward derivative, or a wrong one (torch 2.13: a transformer's
+encoder layer), for some inputs only; each way is compared with backward passes, which take three times the memory, on
+a few samples of each batch. A batch of so few samples takes these at once. Matrices J_i^T M_i J_i take J_i v from
+`push`, which checks itself.
 """
 
 import logging
@@ -16,14 +18,14 @@ from typing import TypeAlias
 import numpy as np
 import torch
 from torch import Tensor
-from torch.func import jvp
 
 from landscape.autodiff import trees
 from landscape.autodiff.backward import push
 from landscape.autodiff.differentiable import differentiable_attention
+from landscape.autodiff.linearize import Stages, linearize
 from landscape.autodiff.trees import Tree
 from landscape.autodiff.wide import wide
-from landscape.curvature.functions import functions_of
+from landscape.curvature.functions import functions_of, work_of
 from landscape.curvature.kinds import Factors, Functions, Kind, SecondDerivative, Tensors
 from landscape.errors import InputError, is_of_memory, one_line
 from landscape.objective.objective import Objective
@@ -32,7 +34,12 @@ log = logging.getLogger(__name__)
 
 Form: TypeAlias = Callable[[Tree, Tree], Tensor]
 """(inputs, targets) -> v^T A_i v, (B,)."""
+Way: TypeAlias = Callable[[Tensors, Tree, Tree], Tensor]
+"""(v, inputs, targets) -> v^T A_i v, (B,)."""
 _CHECKED = 4  # samples of a batch
+_WORTH = 2e10
+"""Multiplications of the forward passes of all forms from which on a trace saves more time than it takes (measured for
+a ResNet-20 on one thread of a CPU: some 500 forms)."""
 
 
 def quadratic_forms(objective: Objective, kind: Kind, index: np.ndarray, vector: Tensor) -> np.ndarray:
@@ -55,15 +62,18 @@ def quadratic_forms(objective: Objective, kind: Kind, index: np.ndarray, vector:
     return forms_along(objective, kind, [(index, vector)])[0]
 
 
-def forms_along(objective: Objective, kind: Kind, pieces: Sequence[tuple[np.ndarray, Tensor]]) -> list[np.ndarray]:
+def forms_along(
+    objective: Objective, kind: Kind, pieces: Sequence[tuple[np.ndarray, Tensor]], *, in_all: int | None = None
+) -> list[np.ndarray]:
     """Return v^T A_i v for several sets of samples, each along its own vector.
 
-    Both methods are compared on some samples of each batch, except for those whose samples have been in such batches.
+    Ways are compared on some samples of each batch, except for those whose samples have been in such batches.
 
     Args:
         objective: as for `quadratic_forms`.
         kind: of matrix.
         pieces: samples and vector, as for `quadratic_forms`.
+        in_all: about how many forms are computed of this network, in this call and others; None for those of this one.
 
     Returns:
         One array for each piece.
@@ -72,58 +82,92 @@ def forms_along(objective: Objective, kind: Kind, pieces: Sequence[tuple[np.ndar
         InputError: a matrix that is not known sample by sample.
         NumericalError: PyTorch knows no derivative of the model or the loss.
     """
-    functions = functions_of(objective)
 
     def of(form: Form, some: np.ndarray) -> Tensor:
         batch = objective.samples.batch(some, objective.device, objective.dtype)
         with differentiable_attention():
             return wide(form(*batch).detach())
 
-    found, forward = [], True
+    found, ways = [], _ways(objective, kind, pieces, in_all)
     covered = np.empty(0, dtype=np.int64)
     for index, vector in pieces:
         v = tuple(objective.layout.tensors(vector.to(objective.device, objective.dtype)))
-        form: Form
-        if kind.factors is not None and kind.has_rows:
-            form = twin = partial(_of_factors, kind.factors, functions, objective.theta, v)
-        elif isinstance(kind, SecondDerivative):
-            form, twin = (partial(way, kind, functions, objective.theta, v) for way in (_forward, _backward))
-            form = form if forward else twin
-        else:
-            raise InputError(f"the matrix {kind.name} is not known sample by sample")
         values: list[Tensor] = []
         own = index[objective.team.share(len(index))]
         for start in range(0, len(own), objective.batch_size):
             batch = own[start : start + objective.batch_size]
             if len(batch) <= _CHECKED:  # the comparison would compute all of it
-                values.append(of(twin, batch))
+                values.append(of(partial(ways[-1], v), batch))
                 continue
-            if form is not twin and not np.isin(batch, covered).all():
+            if len(ways) > 1 and not np.isin(batch, covered).all():
                 few = batch[np.linspace(0, len(batch) - 1, _CHECKED).round().astype(int)]
-                form = _right_one(form, twin, partial(of, some=few), objective.dtype)
+                ways = _right_ones(ways, v, partial(of, some=few), objective.dtype)
                 covered = np.append(covered, batch)
-            values.append(of(form, batch))
-        forward = form is not twin
+            values.append(of(partial(ways[0], v), batch))
         each = torch.cat(values).cpu() if values else torch.empty(0, dtype=torch.float64)
         found.append(objective.team.gathered(each).numpy())
     return found
 
 
-def _right_one(form: Form, twin: Form, values: Callable[[Form], Tensor], dtype: torch.dtype) -> Form:
-    """Return a form if it gives the right numbers for some samples; otherwise the same form by backward passes."""
-    expected = values(twin)
-    try:
-        found = values(form)
-    except (RuntimeError, NotImplementedError) as error:  # each operation has its own message for a missing derivative
-        if is_of_memory(error):
-            raise
-        log.info("quadratic forms take backward passes, because %s", one_line(error))
-        return twin
-    off, size = (found - expected).abs().max().item(), expected.abs().max().item()
-    if not off <= (1e-3 if dtype == torch.float32 else 1e-9) * size:
-        log.info("quadratic forms take backward passes, because forward ones are off by %.3g of %.3g", off, size)
-        return twin
-    return form
+def _ways(
+    objective: Objective, kind: Kind, pieces: Sequence[tuple[np.ndarray, Tensor]], in_all: int | None
+) -> list[Way]:
+    """Return the ways to compute forms, the fastest first; the last one is the reference."""
+    functions, theta = functions_of(objective), objective.theta
+    if kind.factors is not None and kind.has_rows:
+        return [partial(_of_factors, kind.factors, functions, theta)]
+    if not isinstance(kind, SecondDerivative):
+        raise InputError(f"the matrix {kind.name} is not known sample by sample")
+    ways: list[Way] = [partial(_forward, kind, functions, theta), partial(_backward, kind, functions, theta)]
+    n = sum(len(index) for index, _ in pieces)
+    if n and max(n, in_all or 0) * work_of(objective) >= _WORTH:
+        traced = _traced(objective, kind, next(index for index, _ in pieces if len(index)))
+        ways = ways if traced is None else [traced, *ways]
+    return ways
+
+
+def _traced(objective: Objective, kind: SecondDerivative, index: np.ndarray) -> Way | None:
+    """Return the way by a graph of the two tangents, which all points of the network share; None if there is none."""
+    example = objective.samples.batch(index[:_CHECKED], objective.device, objective.dtype)
+    of = (kind, objective.loss, objective.likelihood)
+    key = "form", objective.layout.names, objective.dtype, objective.device, trees.shape(example)
+    known, n = objective.known.get(key, of), len(objective.theta)
+
+    def form(state: Tensors, inputs: Tree, targets: Tree, v: Tensors) -> Tensors:
+        return (kind.along(functions_of(objective, state[n:]), state[:n], (inputs, targets), v),)
+
+    with differentiable_attention():
+        if known is None:
+            try:
+                known = linearize(form, objective.theta, *example, objective.fixed, repeats=True)
+            except Exception as error:  # tracing runs a user's model, which may fail in any way
+                if is_of_memory(error):
+                    raise
+                known = one_line(error)
+            objective.known.put(key, known, of)
+        if not isinstance(known, Stages):
+            log.info("quadratic forms are not traced, because %s", known)
+            return None
+        graph = known.at((*objective.theta, *objective.fixed))
+    return lambda v, inputs, targets: graph.product(graph.residuals(inputs, targets), v)[0]
+
+
+def _right_ones(ways: list[Way], v: Tensors, values: Callable[[Form], Tensor], dtype: torch.dtype) -> list[Way]:
+    """Return the ways from the first one on that gives the numbers of the last one for some samples."""
+    expected = values(partial(ways[-1], v))
+    for k, way in enumerate(ways[:-1]):
+        try:
+            found = values(partial(way, v))
+        except Exception as error:  # each operation has its own message for a missing derivative
+            if is_of_memory(error):
+                raise
+            log.info("quadratic forms are computed in another way, because %s", one_line(error))
+            continue
+        off, size = (found - expected).abs().max().item(), expected.abs().max().item()
+        if off <= (1e-3 if dtype == torch.float32 else 1e-9) * size:
+            return ways[k:]
+        log.info("quadratic forms are computed in another way, because one is off by %.3g of %.3g", off, size)
+    return ways[-1:]
 
 
 def _of_factors(
@@ -145,17 +189,7 @@ def _of_factors(
 def _forward(
     kind: SecondDerivative, functions: Functions, theta: Tensors, v: Tensors, inputs: Tree, targets: Tree
 ) -> Tensor:
-    values, theta = kind.curved(functions, theta, (inputs, targets))
-
-    def slopes(t: Tensors) -> Tensor:
-        return _slope(values, t, v)
-
-    return _slope(slopes, theta, v)
-
-
-def _slope(function: Callable[[Tensors], Tensor], theta: Tensors, v: Tensors) -> Tensor:
-    found: Tensor = jvp(function, (theta,), (v,))[1]
-    return found
+    return kind.along(functions, theta, (inputs, targets), v)
 
 
 def _backward(

@@ -5,6 +5,8 @@ from functools import partial
 
 from torch import Tensor
 
+from landscape.autodiff import trees
+from landscape.autodiff.operations import multiplications
 from landscape.curvature.kinds import Functions
 from landscape.objective import precise
 from landscape.objective.objective import Objective
@@ -26,3 +28,14 @@ def functions_of(objective: Objective, fixed: Sequence[Tensor] | None = None) ->
         likelihood=objective.likelihood,
         widens=precise.widens(objective),
     )
+
+
+def work_of(objective: Objective) -> int:
+    """Return the number of multiplications of a forward pass of one sample, at least one for each parameter."""
+    inputs = trees.one(objective.example(0)[0], 0)
+    key = "multiplications", trees.shape(inputs)
+    found = objective.known.get(key)
+    if found is None:
+        found = max(objective.layout.size, multiplications(lambda: objective.logits(objective.theta, inputs)))
+        objective.known.put(key, found)
+    return int(found)

@@ -250,6 +250,15 @@ class SecondDerivative(Kind):
         found: Tensors = jvp(grad(summed), (theta,), (v,))[1]
         return found
 
+    def along(self, functions: Functions, theta: Tensors, batch: Batch, v: Tensors) -> Tensor:
+        """Return v^T A_i v of each sample, (B,), by two forward tangents; arguments as for `forward`."""
+        values = self.values(functions, theta, batch, _by_transform)
+
+        def slopes(t: Tensors) -> Tensor:
+            return _slope(values, t, v)
+
+        return _slope(slopes, theta, v)
+
     def reverse(self, functions: Functions, theta: Tensors, batch: Batch, vs: list[Tensors]) -> list[Tensors]:
         """See `Kind.reverse`."""
         return second(self.values(functions, theta, batch, _by_backward)(theta), theta, vs, self.remedy)
@@ -319,6 +328,11 @@ class Factored(Kind):
             return None
         z, loss = self.outputs(functions, theta, *batch).detach(), self.middle(functions)
         return lambda t: functions.values(loss, t[0], batch[1]), (z,)
+
+
+def _slope(function: Callable[[Tensors], Tensor], t: Tensors, v: Tensors) -> Tensor:
+    found: Tensor = jvp(function, (t,), (v,))[1]
+    return found
 
 
 def _by_transform(function: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:

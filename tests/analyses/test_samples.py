@@ -149,11 +149,11 @@ def test_many_rows_give_the_eigenvalues_that_few_give(monkeypatch):
     expected = ls.spectrum(objective, operator="ggn")
     monkeypatch.setattr(row_numbers, "FEW_ROWS", 1)
     counted = []
-    monkeypatch.setattr(row_numbers, "multiplications", lambda run: counted.append(run()) or 10**9)
+    monkeypatch.setattr(row_numbers, "work_of", lambda of: counted.append(of) or 10**9)
     found = ls.spectrum(objective, operator="ggn")
     assert len(counted) > 1  # once for each part with more than one row
     np.testing.assert_array_equal(found.eigenvalues, expected.eigenvalues)
-    monkeypatch.setattr(row_numbers, "multiplications", lambda run: -(10**9))
+    monkeypatch.setattr(row_numbers, "work_of", lambda of: -(10**9))
     required = ls.spectrum(objective, operator="ggn", method="rows")  # which no number of operations forbids
     np.testing.assert_array_equal(required.eigenvalues, expected.eigenvalues)
 

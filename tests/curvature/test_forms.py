@@ -1,5 +1,7 @@
 """Quadratic forms of single samples, against dense matrices of single samples."""
 
+import copy
+import logging
 from functools import partial
 
 import numpy as np
@@ -9,11 +11,21 @@ from cases import CASES, Case, concave
 from exact import dense, differences
 from hard import Applied, Bag, Softsign, by_rows, layers, objective_of
 from refusals import refused
+from torch import nn
 
+import landscape as ls
+from landscape.analyses import samples
+from landscape.autodiff import linearize
 from landscape.autodiff.differentiable import differentiable_attention
-from landscape.curvature import forms
+from landscape.curvature import forms, functions, kinds
 from landscape.curvature.kinds import HESSIAN, KINDS, Kind
 from landscape.errors import InputError
+
+
+@pytest.fixture(params=[0, np.inf], ids=["traced", "plain"])
+def both_ways(request, monkeypatch):
+    # private: the work from which on a trace is worth its time
+    monkeypatch.setattr(forms, "_WORTH", request.param)
 
 
 def vector(objective, seed=0):
@@ -22,6 +34,7 @@ def vector(objective, seed=0):
 
 @pytest.mark.parametrize("kind", ["hessian", "ggn", "fisher", "empirical-fisher"])
 @pytest.mark.parametrize("name", ["mlp-tanh", "residual-gelu", "residual-inplace", "features", "attention", "smoothed"])
+@pytest.mark.usefixtures("both_ways")
 def test_the_mean_over_samples_is_that_of_the_matrix(name, kind):
     objective = CASES[name].objective(batch_size=9)
     v = vector(objective)
@@ -44,6 +57,7 @@ def test_a_loss_that_is_not_convex_in_the_logits_has_forms_of_both_signs():
 
 
 @pytest.mark.parametrize("name", ["mlp-tanh", "residual-inplace", "attention"])
+@pytest.mark.usefixtures("both_ways")
 def test_each_samples_form_is_the_second_derivative_of_its_own_loss(name):
     objective = CASES[name].objective(batch_size=9)
     index = objective.members[0]
@@ -56,6 +70,105 @@ def test_each_samples_form_is_the_second_derivative_of_its_own_loss(name):
     np.testing.assert_allclose(parts, found, rtol=1e-10)
 
 
+@pytest.fixture
+def traces(monkeypatch):
+    """A trace is worth its time for any work; the list grows with each."""
+    # private: the work from which on it is, and where it is made
+    made, trace = [], forms.linearize
+    monkeypatch.setattr(forms, "_WORTH", 0)
+    monkeypatch.setattr(forms, "linearize", lambda *given, **options: made.append(1) or trace(*given, **options))
+    return made
+
+
+def test_one_trace_serves_all_parts_points_and_sizes_of_batches(traces):
+    objective = CASES["residual-gelu"].objective(batch_size=9)
+    model = copy.deepcopy(objective.model)
+    for p in model.parameters():
+        p.data *= 1.1
+    for here in (objective, objective.at(model)):
+        v = vector(here)
+        for part, members in enumerate(here.members):
+            found = forms.quadratic_forms(here, HESSIAN, members, v)
+            assert found.mean() == pytest.approx((v @ dense(here, part, "hessian") @ v).item(), rel=1e-10)
+    assert len(traces) == 1
+    forms.quadratic_forms(objective, KINDS["residual"], objective.members[0], v)
+    assert len(traces) == 2
+
+
+def test_a_trace_is_made_where_all_forms_together_are_worth_it(traces, monkeypatch):
+    objective = CASES["mlp-tanh"].objective(batch_size=9)
+    index, v = objective.members[0], vector(objective)
+    # private: as above
+    monkeypatch.setattr(forms, "_WORTH", 100 * functions.work_of(objective))
+    expected = forms.forms_along(objective, HESSIAN, [(index, v)])
+    forms.forms_along(objective, HESSIAN, [(index, v)], in_all=99)
+    assert not traces
+    found = forms.forms_along(objective, HESSIAN, [(index, v)], in_all=100)
+    assert len(traces) == 1
+    np.testing.assert_allclose(found, expected, rtol=1e-10)
+
+
+def test_other_parts_are_expected_to_need_as_many_forms_of_each_sample(monkeypatch):
+    objective = CASES["mlp-tanh"].objective()
+    told, run = [], samples.forms_along
+    # private: how many forms are expected
+
+    def forms_along(objective, kind, pieces, *, in_all):
+        told.append((np.concatenate([index for index, _ in pieces]), in_all))
+        return run(objective, kind, pieces, in_all=in_all)
+
+    monkeypatch.setattr(samples, "forms_along", forms_along)
+    ls.spectrum(objective, steps=60, probes=1)
+    assert told
+    n = sum(map(len, objective.members))
+    for index, in_all in told:
+        (part,) = (members for members in objective.members if np.isin(index, members).any())
+        assert in_all == int(np.ceil(len(index) * n / len(part)))
+
+
+class Twofold(nn.Module):
+    """Its output for a large batch is computed otherwise than that for a few samples, which a trace cannot know."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 3)
+
+    def forward(self, x):
+        z = self.fc(x.flatten(1)[:, :4]).tanh()
+        return z if bool((z > 2).any()) else z * 1.0
+
+
+@pytest.mark.parametrize("wrong", ["fails", "off"])
+def test_a_trace_that_fails_or_is_wrong_is_not_used(traces, monkeypatch, wrong, caplog):
+    objective = CASES["residual-gelu"].objective(batch_size=9)
+    index, v = objective.members[0], vector(objective)
+    # private: the stage of the trace that each vector runs through
+    product = linearize.Linearized.product
+
+    def other(self, residuals, v):
+        if wrong == "fails":
+            raise TypeError("no such operation")
+        return [1.01 * t for t in product(self, residuals, v)]
+
+    monkeypatch.setattr(linearize.Linearized, "product", other)
+    with caplog.at_level(logging.INFO):
+        found = forms.quadratic_forms(objective, HESSIAN, index, v)
+    assert len(traces) == 1
+    assert "in another way, because" in caplog.text
+    assert found.mean() == pytest.approx((v @ dense(objective, 0, "hessian") @ v).item(), rel=1e-10)
+
+
+def test_a_model_that_cannot_be_traced_is_tried_once(traces, caplog):
+    objective = Case(Twofold).objective(batch_size=9)
+    v = vector(objective)
+    for part, members in enumerate(objective.members):
+        with caplog.at_level(logging.INFO):
+            found = forms.quadratic_forms(objective, HESSIAN, members, v)
+        assert found.mean() == pytest.approx((v @ dense(objective, part, "hessian") @ v).item(), rel=1e-10)
+    assert len(traces) == 1
+    assert "quadratic forms are not traced, because" in caplog.text
+
+
 @pytest.mark.parametrize("name", ["mlp-tanh", "residual-inplace", "attention", "balanced"])
 def test_backward_passes_alone_give_the_same(name, monkeypatch):
     objective = CASES[name].objective(batch_size=9)
@@ -63,13 +176,13 @@ def test_backward_passes_alone_give_the_same(name, monkeypatch):
     expected = forms.quadratic_forms(objective, HESSIAN, objective.members[0], v)
 
     # private: a forward derivative that is absent or wrong, as in another version of PyTorch
-    forward = forms._slope
+    forward = kinds._slope
 
     def refuse(*_):
         raise NotImplementedError("no forward derivative")
 
     for slope in (refuse, lambda *given: 1.001 * forward(*given)):  # none, and a wrong one
-        monkeypatch.setattr(forms, "_slope", slope)
+        monkeypatch.setattr(kinds, "_slope", slope)
         found = forms.quadratic_forms(objective, HESSIAN, objective.members[0], v)
         np.testing.assert_allclose(found, expected, rtol=1e-10)
 
@@ -79,9 +192,9 @@ def test_a_wrong_forward_derivative_is_seen_in_float32_too(monkeypatch):
         CASES["mlp-tanh"].objective(dtype=dtype, batch_size=9) for dtype in (torch.float32, torch.float64)
     )
     # private: a forward derivative that is wrong, as in another version of PyTorch
-    v, forward = vector(double), forms._slope
+    v, forward = vector(double), kinds._slope
     expected = forms.quadratic_forms(double, HESSIAN, double.members[0], v)
-    monkeypatch.setattr(forms, "_slope", lambda *given: 1.01 * forward(*given))
+    monkeypatch.setattr(kinds, "_slope", lambda *given: 1.01 * forward(*given))
     found = forms.quadratic_forms(single, HESSIAN, single.members[0], v)
     np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
 
@@ -108,8 +221,8 @@ def test_batches_of_as_few_samples_as_are_compared_take_backward_passes_and_stan
     index, v, compared = whole.members[0], vector(whole), []
     expected = forms.quadratic_forms(whole, HESSIAN, index, v)
     # private: which batches are compared, whose numbers are equal
-    right, forward = forms._right_one, forms._forward
-    monkeypatch.setattr(forms, "_right_one", lambda *given: compared.append(1) or right(*given))
+    right, forward = forms._right_ones, forms._forward
+    monkeypatch.setattr(forms, "_right_ones", lambda *given: compared.append(1) or right(*given))
     monkeypatch.setattr(forms, "_forward", lambda *given: compared.append(0) or forward(*given))
     np.testing.assert_allclose(forms.quadratic_forms(few, HESSIAN, index, v), expected, rtol=1e-10)
     assert not compared
