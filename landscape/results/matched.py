@@ -27,6 +27,7 @@ TIES = 100
 """Numbers of an image that differ by at most so many units of rounding, of them or of the part's mean, are equal."""
 LEAST_DRAWS = 50
 """Of fewer draws with weights, too many are alike: with 10 to 25 the test rejects a true hypothesis in 10 to 25 %."""
+_FEW_PARTS = 20  # for which a thousand draws of each take no longer than drawing the figure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -306,12 +307,13 @@ def own_numbers(found: Spectrum) -> dict[str, np.ndarray]:
     return made
 
 
-def as_many_of_both(found: Spectrum, *, repetitions: int = 200, seed: int = 0) -> dict[str, np.ndarray]:
+def as_many_of_both(found: Spectrum, *, repetitions: int | None = None, seed: int = 0) -> dict[str, np.ndarray]:
     """Return the numbers of as many samples as each part has, drawn from it and the largest part together.
 
     Args:
         found: a spectrum with the fields of single samples.
-        repetitions: number of draws.
+        repetitions: number of draws; None means 1,000, with which the ends of a band are known as well as the p of
+            `against_largest`, and 200 for more than 20 parts.
         seed: of the draws.
 
     Returns:
@@ -322,12 +324,12 @@ def as_many_of_both(found: Spectrum, *, repetitions: int = 200, seed: int = 0) -
     """
     if (why := refusal(found)) is not None:
         raise InputError(why)
-    largest = reference(found)
+    largest, draws = reference(found), repetitions or (1000 if len(found.parts) <= _FEW_PARTS else 200)
     quantiles: dict[str, np.ndarray] = {}
     for p in range(len(found.parts)):
         if p == largest:
             continue
-        for name, test in _two(found, p, largest).tests(repetitions=repetitions, trials=0, seed=seed).items():
+        for name, test in _two(found, p, largest).tests(repetitions=draws, trials=0, seed=seed).items():
             ends = quantiles.setdefault(name, np.full((len(found.parts), 3), np.nan))
             ends[p] = test.low, test.median, test.high
     return quantiles

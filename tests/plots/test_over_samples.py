@@ -57,7 +57,7 @@ def test_summary_shows_errors_over_samples_both_factors_and_the_largest_part_at_
         value, error = getattr(one, name)
         low, high = ax.containers[1].lines[2][0].get_segments()[0][:, 1]  # the rarer part comes second
         assert (low, high) == pytest.approx((value - error, value + error))
-    band = matched.as_many_of_both(spectrum, repetitions=100)["lambda_max"][1]
+    band = matched.as_many_of_both(spectrum)["lambda_max"][1]
     ((ends,),) = (shade.get_segments() for shade in bars(top))  # between one place and itself no area would be seen
     assert (ends[:, 1].min(), ends[:, 1].max()) == pytest.approx((band[0], band[2]))
     assert not bars(uncertainty)
@@ -85,7 +85,7 @@ def test_beside_a_band_of_g_stands_the_number_of_g_that_the_test_compares(activa
     spectrum = ls.spectrum(six_classes(activation, epochs=20, weight_decay=decay))
     fig = plots.summary(spectrum)
     top, trace, _, ratio = fig.axes
-    tests = matched.against_largest(spectrum, repetitions=100, trials=0)
+    tests = matched.against_largest(spectrum, repetitions=1000, trials=0)
     expected = {
         "lambda_max": (top, [torch.linalg.eigvalsh(G)[-1].item() for G in dense], spectrum.lambda_max, True),
         "trace": (trace, [G.trace().item() for G in dense], spectrum.trace, apart),
@@ -112,7 +112,7 @@ def test_beside_a_band_of_g_stands_the_number_of_g_that_the_test_compares(activa
             assert (there.min(), there.max()) == pytest.approx((t.low, t.high))
     assert diamonds(ratio) == []
     assert fig.legends[0].get_texts()[-1].get_text() == "G, which the band is of"
-    assert top.get_title() == "grey: G of draws of the same size from the part and 0"
+    assert top.get_title() == "grey: G of draws of the same size\nfrom the part and 0"
     assert ratio.get_ylabel().startswith("Tr($G$)" if activation is nn.Tanh else "trace")
     bars = [trace.containers[i].lines[2][0].get_segments()[0][:, 1] for i in range(4)]
     both = np.hypot(spectrum.trace_sampling_stderr, spectrum.trace_stderr if activation is nn.Tanh else 0)
@@ -139,7 +139,7 @@ def test_a_number_of_g_on_the_other_side_of_an_end_is_drawn_however_near(monkeyp
     spectrum = sampled_parts()
     own = matched.own_numbers(spectrum)["lambda_max"][1]
     band = {"lambda_max": np.array([[np.nan] * 3, [0.5 * own, 0.8 * own, 1.001 * own]])}
-    monkeypatch.setattr(matched, "as_many_of_both", lambda spectrum, repetitions: band)
+    monkeypatch.setattr(matched, "as_many_of_both", lambda spectrum: band)
     for factor, there in ((1.0005, False), (1.0015, True)):
         found = dataclasses.replace(spectrum, lambda_max=np.array([1.0, factor * own]))
         assert diamonds(plots.summary(found).axes[0]) == pytest.approx([own] * there)

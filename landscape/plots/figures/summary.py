@@ -94,7 +94,7 @@ def _bands(points: Mapping[Axes, np.ndarray], spectrum: Spectrum, order: Sequenc
     """
     if matched.refusal(spectrum) is not None:
         return []
-    found, own = matched.as_many_of_both(spectrum, repetitions=100), matched.own_numbers(spectrum)
+    found, own = matched.as_many_of_both(spectrum), matched.own_numbers(spectrum)
     apart, with_bands = False, list[Axes]()
     for (ax, drawn), name in zip(points.items(), ("lambda_max", "trace", "trace per uncertainty"), strict=True):
         if name in found and np.isfinite(found[name][list(order)]).all(axis=1).any():
@@ -114,7 +114,7 @@ def _bands(points: Mapping[Axes, np.ndarray], spectrum: Spectrum, order: Sequenc
         linestyle="none",
         label="G, which the band is of" if hessian else "as compared with the band",
     )
-    title = f"grey: {'G of ' * hessian}draws of the same size from the part and {who}"
+    title = f"grey: {'G of ' * hessian}draws of the same size\nfrom the part and {who}"
     with_bands[0].set_title(title, parse_math=False)
     return [handle] if apart else []
 
