@@ -37,6 +37,7 @@ Read: TypeAlias = Callable[[Any, Tree], Tensor]
 """(outputs of the model, targets) -> one value per sample, (B,), or several, (B, C)."""
 
 _SINGLE = (nn.Conv2d, nn.Linear, *NORMS)  # layers with a formula for each sample
+_WIDE = 2.5  # how much longer a multiplication takes in float64, with what is beside it
 _ENTRIES = 2**25  # numbers that the gradients of single samples may take at a time: 128 MiB in float32
 
 
@@ -84,8 +85,9 @@ class Recorded:
     ) -> tuple[Tensor, Tensor]:
         """Return squared lengths of gradients of several combinations of each sample's values, and some gradients.
 
-        What a layer was given is laid out once for all combinations. Memory for K gradients at all layers' outputs of
-        the batch is needed.
+        What a layer was given is laid out once for all combinations. Where its output has few positions, lengths come
+        from inner products between these, and only the gradients to return are computed. Memory for K gradients at all
+        layers' outputs of the batch is needed.
 
         Args:
             seeds: (K, ...), each of the shape of `values`.
@@ -93,8 +95,9 @@ class Recorded:
             into: (m, D) zeros to which these are written; None allocates memory.
 
         Returns:
-            (K, B) float64, with each parameter's part summed in the model's dtype, of kernels `COLUMNS` entries at a
-            time; and the chosen gradients, (m, D), in the order of `kept.T.nonzero()`: sample by sample.
+            (K, B) float64; what does not come from positions is summed in the model's dtype for each parameter, of
+            kernels `COLUMNS` entries at a time. And the chosen gradients, (m, D), in the order of `kept.T.nonzero()`:
+            sample by sample.
         """
         found = zeros(seeds.shape[:2], self.values.device)
         rows = _Wanted(kept, self._chosen, len(self.values), into)
@@ -102,8 +105,13 @@ class Recorded:
         for name in list(uses):
             of_name = uses.pop(name)  # popped, so that memory is freed early
             first = of_name[0]
-            single = len(of_name) == 1 and first.kind == "weight" and isinstance(first.call.module, nn.Conv2d)
-            if single and len(seeds) > 1:  # for one combination, the way of `_each` is faster
+            single = len(of_name) == 1 and first.kind == "weight" and not isinstance(first.call.module, NORMS)
+            if single and _is_less_by_positions(first, rows.share):
+                x, d = _laid_out(first.call, first.d.transpose(0, 1))
+                found += _by_positions(x, d).T.to(found.device)
+                rows.of_chosen(name, x, d)
+                continue
+            if single and isinstance(first.call.module, nn.Conv2d) and len(seeds) > 1:  # for one, `_each` is faster
                 for piece, each in _of_convolution(first.call, first.d.transpose(0, 1)):
                     for some in torch.split(each, max(1, COLUMNS // each.shape[1]), dim=3):
                         found[:, piece] += torch.linalg.vector_norm(some, dim=(1, 3)).square().T.to(found.device)
@@ -328,10 +336,23 @@ class _Wanted:
         example = next(iter(chosen.values()))
         kept = torch.zeros(1, n, dtype=torch.bool) if kept is None else kept
         self._sample, self._k = kept.T.nonzero().T
+        self._n = kept.numel()
         if into is None:
             into = torch.zeros(len(self._k), sum(sizes.values()), dtype=example.dtype, device=example.device)
         self.vectors = into
         self._places = dict(zip(sizes, torch.split(self.vectors, list(sizes.values()), dim=1), strict=True))
+
+    @property
+    def share(self) -> float:
+        """The fraction of all gradients that is wanted."""
+        return len(self._k) / self._n
+
+    def of_chosen(self, name: str, x: Tensor, d: Tensor) -> None:
+        """Compute what is wanted of the gradients by a weight, from `_laid_out`."""
+        into = self._places[name]
+        for own in torch.split(torch.arange(len(self._k)), max(1, _ENTRIES // into.shape[1])):
+            sample, k = self._sample[own], self._k[own]
+            into[own] = (d[sample, k] @ x[sample].mT).flatten(1)
 
     def of(self, name: str, k: int, piece: slice, each: Tensor) -> None:
         """Take what is wanted of one combination's gradients by a parameter, (b, numel)."""
@@ -363,18 +384,68 @@ def _by_pieces(uses: Sequence[_Use]) -> Generator[tuple[slice, Tensor], None, No
         yield piece, each
 
 
+def _laid_out(call: Call, d: Tensor) -> tuple[Tensor, Tensor]:
+    """Return x (B, groups, p, T) and d (B, K, groups, c, T), whose products d x^T are K gradients of a layer's weight.
+
+    T are the positions of the output, p the entries of the input that each sees, c the channels of a group.
+
+    Args:
+        call: of a linear layer or a convolution.
+        d: gradients at its output, (B, K, ...).
+    """
+    m, x = call.module, call.inputs.to(d.dtype)
+    if isinstance(m, nn.Linear):
+        return x.reshape(len(x), 1, -1, x.shape[-1]).mT, d.reshape(*d.shape[:2], 1, -1, d.shape[-1]).mT
+    seen = F.unfold(x, m.kernel_size, m.dilation, m.padding, m.stride)
+    seen = seen.reshape(len(x), m.groups, -1, seen.shape[-1])
+    return seen, d.reshape(*d.shape[:2], m.groups, -1, seen.shape[-1])
+
+
 def _of_convolution(call: Call, d: Tensor) -> Generator[tuple[slice, Tensor], None, None]:
     """Yield some samples and their K gradients of a kernel, (b, groups, K, numel / groups), from d (B, K, C, h, w)."""
-    m, (n, n_seeds) = call.module, d.shape[:2]
-    # (B, groups, channels of a group times kernel, positions) and (B, groups, K times channels of a group, positions)
-    seen = F.unfold(call.inputs.to(d.dtype), m.kernel_size, m.dilation, m.padding, m.stride)
-    seen = seen.reshape(n, m.groups, -1, seen.shape[-1])
-    d = d.reshape(n, n_seeds, m.groups, -1, seen.shape[-1]).transpose(1, 2)
-    size = max(1, _ENTRIES // (d[0, :, :, :, 0].numel() * seen.shape[2]))
-    for start in range(0, n, size):
+    x, d = _laid_out(call, d)
+    n_seeds, d = d.shape[1], d.transpose(1, 2)
+    size = max(1, _ENTRIES // (d[0, :, :, :, 0].numel() * x.shape[2]))
+    for start in range(0, len(x), size):
         piece = slice(start, start + size)
-        each = d[piece].flatten(2, 3) @ seen[piece].mT
-        yield piece, each.reshape(len(each), m.groups, n_seeds, -1)
+        each = d[piece].flatten(2, 3) @ x[piece].mT
+        yield piece, each.reshape(len(each), x.shape[1], n_seeds, -1)
+
+
+def _is_less_by_positions(use: _Use, wanted: float) -> bool:
+    """Say whether `_by_positions` is less work than the gradients of a weight, of which a fraction is wanted too.
+
+    Args:
+        use: of the weight, with gradients (K, B, ...) at the output.
+        wanted: the fraction.
+
+    Returns:
+        Whether it is, on a CPU; other devices may be slow in float64.
+    """
+    if use.d.device.type != "cpu":
+        return False
+    weight: Tensor = use.call.module.get_parameter("weight")
+    groups = use.call.module.groups if isinstance(use.call.module, nn.Conv2d) else 1
+    c, p = len(weight) // groups, weight[0].numel()
+    positions = use.d[0, 0].numel() // len(weight)
+    return positions * (p + len(use.d) * c) * _WIDE < (1 - wanted) * len(use.d) * c * p
+
+
+def _by_positions(x: Tensor, d: Tensor) -> Tensor:
+    """Return |d x^T|^2 of each gradient, (B, K), as the sum of (x^T x) * (d^T d) over all pairs of positions.
+
+    Its terms may cancel, so it is computed in float64.
+
+    Args:
+        x: (B, groups, p, T) of `_laid_out`.
+        d: (B, K, groups, c, T) of the same.
+    """
+    found = []
+    for start in range(0, len(x), size := max(1, _ENTRIES // (x[0].numel() + 2 * d[0].numel()))):
+        wide_x, wide_d = x[start : start + size].double(), d[start : start + size].double()
+        across = wide_d @ (wide_x.mT @ wide_x)[:, None]
+        found.append((across * wide_d).sum(dim=(2, 3, 4)).clamp(min=0))
+    return torch.cat(found)
 
 
 def _entries(use: _Use) -> int:

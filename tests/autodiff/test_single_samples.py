@@ -15,6 +15,13 @@ def pieces(request, monkeypatch):
     monkeypatch.setattr(single_samples, "_ENTRIES", request.param)
 
 
+@pytest.fixture(params=[0, torch.inf], ids=["by positions", "by gradients"])
+def lengths(request, monkeypatch):
+    """Whether lengths come from inner products between positions, however little work that saves."""
+    # private: what decides
+    monkeypatch.setattr(single_samples, "_WIDE", request.param)
+
+
 @pytest.mark.usefixtures("pieces")
 @pytest.mark.parametrize("name", CASES)
 def test_squared_gradients_equal_a_loop_over_samples(name):
@@ -37,7 +44,7 @@ def test_squared_gradients_of_chosen_parameters_leave_the_others_out():
     same(found, single_gradients(model.eval(), inputs, names).square().sum(0))
 
 
-@pytest.mark.usefixtures("pieces")
+@pytest.mark.usefixtures("lengths", "pieces")
 @pytest.mark.parametrize("name", CASES)
 def test_rows_of_any_combination_of_logits_equal_a_loop_over_samples(name):
     """Several combinations from one forward pass, one of them zero for some samples."""
@@ -64,6 +71,59 @@ def test_rows_of_any_combination_of_logits_equal_a_loop_over_samples(name):
     squares, rows = found.square_norms(all_seeds, kept)
     same(squares, torch.stack(lengths))
     same(rows, torch.stack(gradients, dim=1)[kept.T])
+
+
+@pytest.mark.usefixtures("lengths", "pieces")
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.Conv2d(6, 8, 3, padding=1), (6, 4, 4)),
+        (nn.Conv2d(6, 8, (1, 3), stride=(2, 1), dilation=(1, 2), groups=2, bias=False), (6, 5, 6)),
+        (nn.Conv2d(4, 4, 2, groups=4), (4, 3, 3)),
+        (nn.Linear(6, 8), (6,)),
+        (nn.Linear(6, 8), (5, 6)),
+        (nn.Linear(6, 8), (2, 3, 6)),
+    ],
+    ids=str,
+)
+def test_squared_lengths_of_one_layer_equal_those_of_its_gradients(layer, shape):
+    torch.manual_seed(0)
+    model = nn.Sequential(layer.double(), nn.Tanh(), nn.Flatten())
+    inputs = torch.randn(5, *shape, dtype=torch.float64)
+    z = model(inputs)
+    seeds = torch.randn(3, *z.shape, dtype=torch.float64)
+    rows = [[gradient((z[i] * seed[i]).sum(), model, retain_graph=True) for i in range(5)] for seed in seeds]
+    expected = torch.stack([torch.stack(of_seed) for of_seed in rows])
+    found = single_samples.record(model, inputs, torch.zeros(5), lambda outputs, _: outputs)
+    kept = torch.rand(3, 5) < 0.4
+    squares, vectors = found.square_norms(seeds, kept)
+    same(squares, expected.square().sum(2))
+    same(vectors, expected.transpose(0, 1)[kept.T])
+
+
+def test_lengths_come_from_positions_where_these_are_few(monkeypatch):
+    taken, run = [], single_samples._by_positions
+    # private: which layers take this way
+    monkeypatch.setattr(single_samples, "_by_positions", lambda x, d: taken.append(x.shape[-1]) or run(x, d))
+    model = nn.Sequential(nn.Conv2d(16, 16, 3), nn.AvgPool2d(10), nn.Conv2d(16, 16, 3), nn.Flatten(), nn.Linear(16, 9))
+    found = single_samples.record(model, torch.randn(2, 16, 32, 32), torch.zeros(2), lambda outputs, _: outputs)
+    seeds = torch.eye(9)[:, None].expand(9, 2, 9).contiguous()
+    found.square_norms(seeds)
+    assert taken == [1, 1]  # and not of 900 positions
+    taken.clear()
+    found.square_norms(seeds, torch.ones(9, 2, dtype=torch.bool))
+    assert not taken  # all gradients are wanted anyway
+
+
+def test_terms_that_cancel_leave_the_digits_of_the_dtype():
+    """The same input at all positions, and gradients whose sum over them is small: the products of positions cancel."""
+    x = torch.ones(1, 64, 4, 4)
+    d = torch.randn(3, 1, 64, 4, 4, generator=torch.Generator().manual_seed(0))
+    d -= d.mean((3, 4), keepdim=True) * 0.999
+    model = nn.Sequential(nn.Conv2d(64, 64, 1, bias=False), nn.Flatten())
+    found = single_samples.record(model, x, torch.zeros(1), lambda outputs, _: outputs)
+    expected = 64 * d.double().sum((3, 4)).square().sum(2)
+    torch.testing.assert_close(found.square_norms(d.flatten(2))[0], expected, rtol=1e-6, atol=0)
 
 
 def test_a_channel_that_never_changes_has_the_statistics_of_batch_norm():
@@ -163,6 +223,7 @@ def test_squared_lengths_of_a_long_layer_are_as_exact_as_its_dtype():
     )
 
 
+@pytest.mark.usefixtures("lengths")
 def test_squared_lengths_of_a_long_kernel_are_as_exact_as_its_dtype():
     generator = torch.Generator().manual_seed(0)
     x, seeds = torch.randn(2, 2048, 1, 1, generator=generator), torch.randn(2, 2, 2048, generator=generator)
