@@ -69,6 +69,17 @@ def test_the_bands_of_rises_have_the_errors_over_samples():
         assert set(np.round(band.get_paths()[0].vertices[:, 1], 12)) == set(np.round(ends, 12).ravel())
 
 
+def test_the_title_says_of_what_the_bands_are_errors():
+    def said(series):
+        return ls.plots.along(series, ["class 1"]).get_suptitle().replace("\n", " ")
+
+    assert said(along(spectrum())).endswith("band: one standard error of the estimate")
+    assert "band: one standard error of the estimate or half the interquartile range" in said(along(sharpness()))
+    errors = {"worst_rise_sampling_stderr": np.full(3, 0.3), "noise_rise_sampling_stderr": np.full(3, 0.4)}
+    bands = "band: one standard error over samples or one standard error over samples and of the estimate or half the"
+    assert bands in said(along(sharpness(**errors)))
+
+
 def test_a_learning_rate_that_is_given_wins_and_one_that_is_unknown_draws_nothing():
     unknown = along(spectrum())
     assert not [line for line in ls.plots.along(unknown).axes[0].lines if line.get_linestyle() == "--"]

@@ -39,7 +39,7 @@ class _Panel:
     field: str
     label: str
     errors: tuple[str, ...] = ()  # fields of its errors, which add up in squares
-    band: str = "one standard error"  # the kind of these errors
+    band: str = ""  # the kind of these errors, if it is none of `_OVER_SAMPLES` and estimates
     edges: bool = False  # it is to be compared with the edge of stability
     of_batches: bool = False  # the sharpness of batches is drawn with it
 
@@ -75,6 +75,12 @@ _PANELS: Mapping[str, Sequence[_Panel]] = {
     ),
 }
 """What is drawn of each kind, where it was measured."""
+
+
+_OVER_SAMPLES = frozenset({
+    "lambda_max_sampling_stderr", "trace_sampling_stderr", "worst_rise_sampling_stderr", "noise_rise_sampling_stderr",
+    "centre_loss_stderr",
+})  # fmt: skip
 
 
 @figure
@@ -283,10 +289,19 @@ def _about(series: Series, panels: Sequence[_Panel]) -> str:
     else:
         what = f"{own.operator} of {own.size:,} parameters" if isinstance(own, Spectrum) else own.title
     method = series.provenance.get("method")
-    bands = [panel.band for panel in panels if any(_has_errors(series, name) for name in panel.errors)]
-    band = f"band: {' or '.join(dict.fromkeys(bands))}" if bands else ""
+    bands = dict.fromkeys(filter(None, (_band(series, panel) for panel in panels)))
+    band = f"band: {' or '.join(bands)}" if bands else ""
     text = "; ".join(filter(None, (str(method) if method else "", what, band)))
     return textwrap.fill(text, _LINE)  # the legend is to the right of it
+
+
+def _band(series: Series, panel: _Panel) -> str:
+    """Return what the bands of a panel are; empty if it has none."""
+    known = [name for name in panel.errors if _has_errors(series, name)]
+    if not known or panel.band:
+        return panel.band if known else ""
+    over = [name for name in known if name in _OVER_SAMPLES]
+    return "one standard error " + " and ".join(["over samples"] * bool(over) + ["of the estimate"] * (over != known))
 
 
 def _has_errors(series: Series, name: str) -> bool:
