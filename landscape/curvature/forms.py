@@ -22,7 +22,7 @@ from torch import Tensor
 from landscape.autodiff import trees
 from landscape.autodiff.backward import push
 from landscape.autodiff.differentiable import differentiable_attention
-from landscape.autodiff.linearize import Stages, linearize
+from landscape.autodiff.linearize import Stages, linearize, n_bytes
 from landscape.autodiff.trees import Tree
 from landscape.autodiff.wide import wide
 from landscape.curvature.functions import functions_of, work_of
@@ -40,6 +40,8 @@ _CHECKED = 4  # samples of a batch
 _WORTH = 2e10
 """Multiplications of the forward passes of all forms from which on a trace saves more time than it takes (measured for
 a ResNet-20 on one thread of a CPU: some 500 forms)."""
+_BYTES = 2**29
+"""Memory for what the tangents of some samples need, beside that of one sample."""
 
 
 def quadratic_forms(objective: Objective, kind: Kind, index: np.ndarray, vector: Tensor) -> np.ndarray:
@@ -137,19 +139,27 @@ def _traced(objective: Objective, kind: SecondDerivative, index: np.ndarray) -> 
         return (kind.along(functions_of(objective, state[n:]), state[:n], (inputs, targets), v),)
 
     with differentiable_attention():
-        if known is None:
-            try:
+        try:
+            if known is None:
                 known = linearize(form, objective.theta, *example, objective.fixed, repeats=True)
-            except Exception as error:  # tracing runs a user's model, which may fail in any way
-                if is_of_memory(error):
-                    raise
-                known = one_line(error)
-            objective.known.put(key, known, of)
-        if not isinstance(known, Stages):
-            log.info("quadratic forms are not traced, because %s", known)
-            return None
-        graph = known.at((*objective.theta, *objective.fixed))
-    return lambda v, inputs, targets: graph.product(graph.residuals(inputs, targets), v)[0]
+            if isinstance(known, Stages):
+                graph = known.at((*objective.theta, *objective.fixed))
+                size = max(1, _BYTES * trees.size(example) // max(1, n_bytes(graph.residuals(*example))))
+        except Exception as error:  # tracing runs a user's model, which may fail in any way
+            if is_of_memory(error):
+                raise
+            known = one_line(error)
+    objective.known.put(key, known, of)
+    if not isinstance(known, Stages):
+        log.info("quadratic forms are not traced, because %s", known)
+        return None
+
+    def way(v: Tensors, inputs: Tree, targets: Tree) -> Tensor:
+        starts = range(0, trees.size(inputs), size)
+        some = (trees.take((inputs, targets), slice(start, start + size)) for start in starts)
+        return torch.cat([graph.product(graph.residuals(*batch), v)[0] for batch in some])
+
+    return way
 
 
 def _right_ones(ways: list[Way], v: Tensors, values: Callable[[Form], Tensor], dtype: torch.dtype) -> list[Way]:

@@ -95,6 +95,21 @@ def test_one_trace_serves_all_parts_points_and_sizes_of_batches(traces):
     assert len(traces) == 2
 
 
+def test_samples_whose_values_do_not_fit_are_taken_one_by_one(traces, monkeypatch):
+    objective = CASES["residual-gelu"].objective(batch_size=9)
+    index, v = objective.members[0], vector(objective)
+    expected, taken, run = forms.quadratic_forms(objective, HESSIAN, index, v), [], linearize.Linearized.residuals
+    # private: the samples that go through the graph at a time, and the memory for them
+    monkeypatch.setattr(
+        linearize.Linearized,
+        "residuals",
+        lambda own, inputs, *given: taken.append(len(inputs)) or run(own, inputs, *given),
+    )
+    monkeypatch.setattr(forms, "_BYTES", 1)
+    np.testing.assert_allclose(forms.quadratic_forms(objective, HESSIAN, index, v), expected, rtol=1e-12)
+    assert taken == [4, *[1] * (4 + len(index))]  # of an example, of the samples that are compared, of all
+
+
 def test_a_trace_is_made_where_all_forms_together_are_worth_it(traces, monkeypatch):
     objective = CASES["mlp-tanh"].objective(batch_size=9)
     index, v = objective.members[0], vector(objective)
