@@ -213,7 +213,23 @@ class _FoldBatchNorm(TorchFunctionMode):
         per_channel = func is not F.linear or (isinstance(output, Tensor) and output.ndim == 2)
         if func in _AFFINE and per_channel and len(args) + len(kwargs or {}) == len(named):
             self._made_by[id(output)] = (output, func, named)  # the output is kept so that its id stays its own
+        elif _changes_in_place(func, args, kwargs or {}, output):
+            self._made_by.clear()  # of which one may have changed, through a view too
         return output
+
+
+def _changes_in_place(func: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any], output: Any) -> bool:
+    """Say whether an operation may have changed a tensor; while tracing, not all tensors count their changes."""
+    name = getattr(func, "__name__", "")
+    named_so = name in _IN_PLACE or (name.endswith("_") and not name.endswith("__"))
+    returned = isinstance(output, Tensor) and any(output is t for t in (*args, *options.values()))
+    return named_so or returned or "out" in options
+
+
+_IN_PLACE = frozenset({"__setitem__", "__set__"}) | {
+    f"__i{name}__"
+    for name in ("add", "and", "floordiv", "lshift", "mod", "mul", "or", "pow", "rshift", "sub", "truediv", "xor")
+}
 
 
 _CONV = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
