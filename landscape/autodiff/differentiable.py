@@ -11,11 +11,14 @@ the same values and correct derivatives.
     squared error       its gradient crashes in forward mode inside torch.func.functionalize
     recurrent networks  cuDNN's have no second derivative: they run without it
 
+Layer norm, and instance norm by its own statistics, have right second derivatives except by two forward tangents;
+`twice_forward` replaces them there.
+
 Checkpointing (`torch.utils.checkpoint`) runs parts of the model again in the backward pass. By then the model may have
 other parameters, so checkpointing is switched off.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
@@ -47,18 +50,29 @@ def differentiable_attention() -> Generator[None, None, None]:
         devices.full_precision(),
         torch.enable_grad(),
         sdpa_kernel(SDPBackend.MATH),
-        _WrittenOut(),
+        _WrittenOut(_INSTEAD),
         patch.object(checkpoint, "_checkpoint_without_reentrant_generator", _twice, create=True),
         patch.object(checkpoint, "CheckpointFunction", _Called, create=True),
     ):
         yield
 
 
+@contextmanager
+def twice_forward() -> Generator[None, None, None]:
+    """Return a context for second derivatives by two forward tangents, within `differentiable_attention`."""
+    with _WrittenOut(_TWICE_FORWARD):
+        yield
+
+
 class _WrittenOut(TorchFunctionMode):
+    def __init__(self, instead: Mapping[Callable[..., Any], Callable[..., Any]]) -> None:
+        super().__init__()
+        self._instead = instead
+
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        return _INSTEAD.get(func, func)(*args, **(kwargs or {}))
+        return self._instead.get(func, func)(*args, **(kwargs or {}))
 
 
 def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
@@ -118,6 +132,49 @@ _INSTEAD: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.gru: _without_cudnn(torch.gru),
     torch.rnn_tanh: _without_cudnn(torch.rnn_tanh),
     torch.rnn_relu: _without_cudnn(torch.rnn_relu),
+}
+
+
+def _layer_norm(
+    input: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    *_: Any,
+    **__: Any,
+) -> Tensor:
+    found = _normalised(input, tuple(range(-len(normalized_shape), 0)), eps)
+    found = found if weight is None else found * weight
+    return found if bias is None else found + bias
+
+
+def _instance_norm(
+    input: Tensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    if not use_input_stats or running_mean is not None:  # it changes the statistics
+        return F.instance_norm(input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
+    found, shape = _normalised(input, tuple(range(2, input.ndim)), eps), (-1, *[1] * (input.ndim - 2))
+    found = found if weight is None else found * weight.view(shape)
+    return found if bias is None else found + bias.view(shape)
+
+
+def _normalised(x: Tensor, axes: tuple[int, ...], eps: float) -> Tensor:
+    centred = x - x.mean(axes, keepdim=True)
+    return centred * torch.rsqrt(centred.square().mean(axes, keepdim=True) + eps)
+
+
+_TWICE_FORWARD: dict[Callable[..., Any], Callable[..., Any]] = {
+    F.layer_norm: _layer_norm,
+    torch.layer_norm: _layer_norm,
+    F.instance_norm: _instance_norm,
 }
 
 

@@ -27,7 +27,8 @@ from landscape.autodiff.trees import Tree
 from landscape.autodiff.wide import wide
 from landscape.curvature.functions import functions_of, work_of
 from landscape.curvature.kinds import Factors, Functions, Kind, SecondDerivative, Tensors
-from landscape.errors import InputError, is_of_memory, one_line
+from landscape.errors import InputError, NumericalError, is_of_memory, one_line
+from landscape.networks.outputs import OwnLoss
 from landscape.objective.objective import Objective
 
 log = logging.getLogger(__name__)
@@ -121,18 +122,23 @@ def _ways(
     if not isinstance(kind, SecondDerivative):
         raise InputError(f"the matrix {kind.name} is not known sample by sample")
     ways: list[Way] = [partial(_forward, kind, functions, theta), partial(_backward, kind, functions, theta)]
-    n = sum(len(index) for index, _ in pieces)
-    if n and max(n, in_all or 0) * work_of(objective) >= _WORTH:
-        traced = _traced(objective, kind, next(index for index, _ in pieces if len(index)))
+    n, largest = sum(len(index) for index, _ in pieces), max((index for index, _ in pieces), key=len, default=())
+    useful = min(len(largest), objective.batch_size) > _CHECKED and not isinstance(objective.outputs, OwnLoss)
+    if useful and max(n, in_all or 0) * work_of(objective) >= _WORTH:
+        traced = _traced(objective, kind, np.asarray(largest), ways[-1])
         ways = ways if traced is None else [traced, *ways]
     return ways
 
 
-def _traced(objective: Objective, kind: SecondDerivative, index: np.ndarray) -> Way | None:
-    """Return the way by a graph of the two tangents, which all points of the network share; None if there is none."""
+def _traced(objective: Objective, kind: SecondDerivative, index: np.ndarray, otherwise: Way) -> Way | None:
+    """Return the way by a graph of the two tangents, which all points of the network share; None if there is none.
+
+    Samples of another shape than the traced ones, such as longer sequences, are taken `otherwise`.
+    """
     example = objective.samples.batch(index[:_CHECKED], objective.device, objective.dtype)
     of = (kind, objective.loss, objective.likelihood)
-    key = "form", objective.layout.names, objective.dtype, objective.device, trees.shape(example)
+    shape = trees.shape(example)
+    key = "form", objective.layout.names, objective.dtype, objective.device, shape
     known, n = objective.known.get(key, of), len(objective.theta)
 
     def form(state: Tensors, inputs: Tree, targets: Tree, v: Tensors) -> Tensors:
@@ -155,6 +161,8 @@ def _traced(objective: Objective, kind: SecondDerivative, index: np.ndarray) -> 
         return None
 
     def way(v: Tensors, inputs: Tree, targets: Tree) -> Tensor:
+        if trees.shape((inputs, targets)) != shape:
+            return otherwise(v, inputs, targets)
         starts = range(0, trees.size(inputs), size)
         some = (trees.take((inputs, targets), slice(start, start + size)) for start in starts)
         return torch.cat([graph.product(graph.residuals(*batch), v)[0] for batch in some])
@@ -209,7 +217,14 @@ def _backward(
     values = kind.curved(functions, theta, (inputs, targets))[0](theta)
     u = torch.ones_like(values, requires_grad=True)
     summed = u @ values
-    for _ in range(2):
-        slopes = torch.autograd.grad(summed, theta, create_graph=True, materialize_grads=True)
-        summed = torch.stack([(s * t).sum() for s, t in zip(slopes, v, strict=True)]).sum()
-    return torch.autograd.grad(summed, u, materialize_grads=True)[0]
+    try:
+        for _ in range(2):
+            slopes = torch.autograd.grad(summed, theta, create_graph=True, materialize_grads=True)
+            summed = torch.stack([(s * t).sum() for s, t in zip(slopes, v, strict=True)]).sum()
+        return torch.autograd.grad(summed, u, materialize_grads=True)[0]
+    except RuntimeError as error:
+        if is_of_memory(error):
+            raise
+        raise NumericalError(
+            f"the model or the loss has no second derivative that PyTorch knows: {one_line(error)}; {kind.remedy}"
+        ) from error

@@ -28,6 +28,7 @@ from torch.func import grad, jvp, vjp
 
 from landscape.autodiff import trees
 from landscape.autodiff.backward import first_only, pull, push, second, second_of_each
+from landscape.autodiff.differentiable import twice_forward
 from landscape.autodiff.trees import Tree
 from landscape.autodiff.wide import wide
 from landscape.curvature.middles import Eigenvectors, Middle, Probabilities
@@ -257,7 +258,8 @@ class SecondDerivative(Kind):
         def slopes(t: Tensors) -> Tensor:
             return _slope(values, t, v)
 
-        return _slope(slopes, theta, v)
+        with twice_forward():
+            return _slope(slopes, theta, v)
 
     def reverse(self, functions: Functions, theta: Tensors, batch: Batch, vs: list[Tensors]) -> list[Tensors]:
         """See `Kind.reverse`."""

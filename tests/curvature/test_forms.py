@@ -12,6 +12,7 @@ from exact import dense, differences
 from hard import Applied, Bag, Softsign, by_rows, layers, objective_of
 from refusals import refused
 from torch import nn
+from torch.utils.data import DataLoader
 
 import landscape as ls
 from landscape.analyses import samples
@@ -19,7 +20,7 @@ from landscape.autodiff import linearize
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.curvature import forms, functions, kinds
 from landscape.curvature.kinds import HESSIAN, KINDS, Kind
-from landscape.errors import InputError
+from landscape.errors import InputError, NumericalError
 
 
 @pytest.fixture(params=[0, np.inf], ids=["traced", "plain"])
@@ -93,6 +94,84 @@ def test_one_trace_serves_all_parts_points_and_sizes_of_batches(traces):
     assert len(traces) == 1
     forms.quadratic_forms(objective, KINDS["residual"], objective.members[0], v)
     assert len(traces) == 2
+
+
+class Lengths(nn.Module):
+    """A sum over tokens, of which a batch has as many as its longest sample."""
+
+    def __init__(self):
+        super().__init__()
+        self.word, self.fc = nn.Embedding(7, 4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.fc((self.word(x) * (x > 0)[..., None]).sum(1).tanh())
+
+
+def test_samples_of_another_shape_than_the_traced_ones_are_right(traces):
+    torch.manual_seed(0)
+    data = [(torch.randint(1, 7, (2 + (i == 7),)), i % 3) for i in range(12)]
+
+    def collate(batch):
+        tokens, labels = zip(*batch, strict=True)
+        return nn.utils.rnn.pad_sequence(list(tokens), batch_first=True), torch.tensor(labels)
+
+    loader = DataLoader(data, batch_size=12, collate_fn=collate)
+    objective = ls.make_objective(Lengths(), loader, dtype="float64", device="cpu")
+    v, index = vector(objective), np.arange(12)
+    found = forms.quadratic_forms(objective, HESSIAN, index, v)
+    assert traces
+    alone = [forms.quadratic_forms(objective, HESSIAN, index[i : i + 1], v)[0] for i in index]
+    assert max(map(abs, found)) > 0
+    # A padded sample has a token more: it is to be compared in the batch in which it is padded.
+    together = objective.samples.batch(index, torch.device("cpu"), torch.float64)
+    expected = forms._backward(
+        HESSIAN, functions.functions_of(objective), objective.theta, objective.layout.tensors(v), *together
+    )
+    np.testing.assert_allclose(found, expected.detach(), rtol=1e-10)
+    assert found[7] == pytest.approx(alone[7], rel=1e-10)
+
+
+@pytest.mark.usefixtures("both_ways")
+@pytest.mark.parametrize(
+    "norm",
+    [nn.LayerNorm(4), nn.LayerNorm((3, 4), elementwise_affine=False), nn.InstanceNorm1d(3, affine=True)],
+    ids=str,
+)
+def test_norms_whose_second_forward_derivative_is_wrong_in_pytorch_are_right(norm, caplog):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc, self.norm, self.out = nn.Linear(4, 4), norm, nn.Linear(12, 3)
+
+        def forward(self, x):
+            return self.out(self.norm(self.fc(x)).sin().flatten(1))
+
+    torch.manual_seed(0)
+    data = torch.randn(12, 3, 4), torch.arange(12) % 3
+    objective = ls.make_objective(Net(), data, dtype="float64", device="cpu")
+    v, index = vector(objective), np.arange(12)
+    with caplog.at_level(logging.INFO):
+        found = forms.quadratic_forms(objective, HESSIAN, index, v)
+    assert "another way" not in caplog.text
+    given = objective.layout.tensors(v), *objective.samples.batch(index, torch.device("cpu"), torch.float64)
+    expected = forms._backward(HESSIAN, functions.functions_of(objective), objective.theta, *given)
+    np.testing.assert_allclose(found, expected.detach(), rtol=1e-9)
+
+
+def test_no_trace_is_made_for_batches_that_take_backward_passes_at_once(traces):
+    objective = CASES["mlp-tanh"].objective(batch_size=4)
+    forms.quadratic_forms(objective, HESSIAN, objective.members[0], vector(objective))
+    assert not traces
+
+
+def test_a_loss_without_a_second_derivative_is_named():
+    def margin(z, labels):
+        return nn.functional.multi_margin_loss(z, labels, p=2, reduction="none")
+
+    data = torch.randn(12, 4), torch.arange(12) % 3
+    objective = ls.make_objective(nn.Linear(4, 3), data, loss=margin, device="cpu")
+    with refused(NumericalError, "second derivative"):
+        forms.quadratic_forms(objective, HESSIAN, np.arange(12), vector(objective))
 
 
 def test_samples_whose_values_do_not_fit_are_taken_one_by_one(traces, monkeypatch):
