@@ -5,14 +5,13 @@ class_means.py has the formulas. If the features fit into memory, they are kept 
 network runs twice, so that memory does not grow with the data. For several checkpoints of a run, the numbers are curves
 over epochs.
 
-Losses and accuracies are means, whose errors over samples are known. Those of the other numbers come from a jackknife:
-the samples of each class are divided into groups, all numbers are computed without each group in turn, and their
-scatter gives the error (Quenouille 1956; Efron and Tibshirani 1993, chapter 11).
-A class of fewer samples than groups counts with as many groups as it has samples (`_changes`).
-If the features are kept, this needs no further pass of the network; otherwise it is left out. Of draws without
-replacement, a group is left out only as far as another draw would differ: each weight changes by the root of 1 - pi_i
-times its change in the jackknife (`_Batch.without`). To first order, the squares then add up to those of Hajek's
-variance in inference.py, also for weighted draws (Rao and Wu 1988).
+Losses and accuracies are means, whose errors over samples are known (`_of_means`). Those of the other numbers come from
+a jackknife: the samples of each class are divided into groups, all numbers are computed without each group in turn, and
+their scatter gives the error (Quenouille 1956; Efron and Tibshirani 1993, chapter 11). A class of fewer samples than
+groups counts with as many groups as it has samples (`_changes`). If the features are kept, this needs no further pass
+of the network; otherwise it is left out. Of draws without replacement, a group is left out only as far as another draw
+would differ: each weight changes by the root of 1 - pi_i times its change in the jackknife (`_Batch.without`). To first
+order, the squares then add up to those of Hajek's variance in inference.py, also for weighted draws (Rao and Wu 1988).
 """
 
 import math
@@ -335,7 +334,8 @@ def _jackknife(
     found = {name: np.stack([np.asarray(numbers[name], dtype=np.float64) for numbers in again]) for name in WITH_ERRORS}
     if together is not team:
         found = {name: team.gathered(torch.from_numpy(values)).numpy() for name, values in found.items()}
-    return {f"{name}_stderr": np.sqrt((GROUPS - 1) * np.var(values, axis=0)) for name, values in found.items()}
+    with np.errstate(invalid="ignore"):  # of infinite losses
+        return {f"{name}_stderr": np.sqrt((GROUPS - 1) * np.var(values, axis=0)) for name, values in found.items()}
 
 
 def _of_all(kept: Sequence[_Batch], team: distributed.Team) -> _Batch:
@@ -412,34 +412,37 @@ def _changes(labels: np.ndarray, left: np.ndarray, n_classes: int) -> np.ndarray
 
 
 def _of_means(objective: Objective, kept: Sequence[_Batch], numbers: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Return the standard errors of the classes' mean losses and accuracies, which need no groups.
+    """Return the standard errors of the classes' losses and accuracies.
 
-    They are those that all analyses give (`inference.Scatter`). Means of draws are ratios of sums, whose errors are
-    those of the deviations from the mean; but where all draws of a class are right, or all wrong, these say nothing.
+    Where the samples of a class count alike, they are those that all analyses give (`inference.Scatter`). Means of
+    draws with different weights are ratios of sums. These keep the error of the jackknife, because that of the
+    deviations from the mean is too small for few draws (`inference.ratio`); but where all draws of a class are right,
+    or all wrong, the jackknife says nothing.
 
     Args:
         objective: model and data.
         kept: of the samples of this process.
-        numbers: of all samples, by the names of fields.
+        numbers: of all samples, with the errors of the jackknife, by the names of fields.
 
     Returns:
         Standard errors by the names of fields.
     """
     draws, labels, n_classes = objective.draws, objective.samples.labels, len(numbers["loss"])
-    scatter, _ = weighing.scatter(draws, [np.flatnonzero(labels == c) for c in range(n_classes)])
-    shares = np.zeros(n_classes) if draws is None else 1 - numbers["accuracy"]
-    centres = torch.from_numpy(np.stack([numbers["loss"], shares]))
+    members = [np.flatnonzero(labels == c) for c in range(n_classes)]
+    scatter, _ = weighing.scatter(draws, members)
     sums = zeros((2, 4, n_classes), kept[0].loss.device)
     for batch in kept:
-        place = batch.labels.to(sums.device)
         values = torch.stack([wide(batch.loss), wide(batch.predicted != batch.labels)])
-        deviations = wide(batch.weights) * (values - centres.to(sums.device)[:, place])
-        sums.index_add_(2, place, weighing.terms(deviations, wide(batch.root).square()))
+        terms = weighing.terms(wide(batch.weights) * values, wide(batch.root).square())
+        sums.index_add_(2, batch.labels.to(sums.device), terms)
     found = objective.team.total(sums)[:, 1:].cpu().numpy()
-    of_shares = scatter.share_stderr(found[1] if draws is None else np.zeros_like(found[1]))
-    if draws is not None:
-        of_shares = np.where(np.isin(shares, [0.0, 1.0]), of_shares, scatter.stderr(found[1]))
-    return {"loss_stderr": scatter.stderr(found[0]), "accuracy_stderr": of_shares}
+    alike = np.array([len(own) == 0 or np.ptp(weighing.factors(draws, own)) == 0 for own in members])
+    same = np.isin(numbers["accuracy"], [0.0, 1.0])
+    of_shares, least = scatter.share_stderr(found[1]), scatter.share_stderr(np.zeros_like(found[1]))
+    return {
+        "loss_stderr": np.where(alike, scatter.stderr(found[0]), numbers["loss_stderr"]),
+        "accuracy_stderr": np.where(alike, of_shares, np.where(same, least, numbers["accuracy_stderr"])),
+    }
 
 
 def _own(objective: Objective) -> Tensor:
