@@ -32,15 +32,17 @@ os.chdir({folder!r})
 os.environ.update(EPOCHS="5", SEEDS="1", RUNS="runs")
 """
 SMALLER = {
-    "steps=60": 'steps=6, backend="reverse"',  # in so few steps a trace does not pay
-    'partition="head-tail"),': 'partition="head-tail", samples_per_class=12),',
-    "steps=40, probes=4": "steps=8, probes=2",
+    "steps=60": 'steps=6, probes=2, backend="reverse"',  # in so few steps a trace does not pay
+    'partition="head-tail"),': 'partition="head-tail", samples_per_class=4),',
+    "steps=40, probes=4": 'steps=8, probes=2, backend="reverse"',
+    "densities(found)": 'densities(found, ["airplane", "truck"])',
     "n=15": "n=3",
     "0.5, 15)": "0.5, 3)",
     "epochs=20, lr": "epochs=5, lr",
     'epochs=2 * DATA["epochs"]': "epochs=2",
-    "batches=12": "batches=3",
-    "samples_per_batch=64": "samples_per_batch=16",
+    "batches=12": "batches=2",
+    "samples_per_batch=64": "samples_per_batch=8",
+    """.glob("*.pt")),\n        batches""": """.glob("*.pt"))[::2],\n        batches""",
     "(1, 2, 4, 6, 8, 10), (1e-4, 1e-3, 1e-2, 1e-1)": "(1, 4), (1e-1,)",
 }
 """What a notebook says, and what is run in its place."""
