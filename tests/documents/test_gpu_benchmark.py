@@ -22,11 +22,25 @@ def module():
     return found
 
 
-def test_every_section_gives_numbers(module, tmp_path, monkeypatch):
-    out = tmp_path / "gpu.json"
-    monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--device", "cpu", "--tiny", "--json", str(out)])
-    module.main()
-    found = json.loads(out.read_text())
+@pytest.fixture(scope="module")
+def measured(module, tmp_path_factory):
+    """The document of a whole run, and for each time that was taken whether TF32 was allowed."""
+    out, found, real = tmp_path_factory.mktemp("gpu") / "gpu.json", [], module.Bench.seconds
+
+    def seconds(bench, action, repeats=None):
+        found.append(torch.backends.cudnn.allow_tf32)
+        return real(bench, action, repeats)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.backends.cudnn, "allow_tf32", True)
+        patch.setattr(module.Bench, "seconds", seconds)
+        patch.setattr(sys, "argv", [str(SCRIPT), "--device", "cpu", "--tiny", "--json", str(out)])
+        module.main()
+    return json.loads(out.read_text()), found
+
+
+def test_every_section_gives_numbers(measured):
+    found, _ = measured
     sections = {name: part for name, part in found.items() if isinstance(part, dict)}
     assert set(sections) == {"products", "10 classes", "100 classes", "surface", "training", "profile"}
     assert 0 < sections["products"]["hessian, linearized"] < 100
@@ -37,20 +51,12 @@ def test_every_section_gives_numbers(module, tmp_path, monkeypatch):
     assert all(seconds > 0 for seconds in sections["training"].values())
 
 
-def test_analyses_and_their_peers_are_timed_in_the_same_precision(module, monkeypatch):
-    found = []
-
-    def seconds(bench, action, repeats=None):
-        found.append(torch.backends.cudnn.allow_tf32)
-        return 1.0
-
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-    monkeypatch.setattr(module.Bench, "seconds", seconds)
-    bench = module.Bench(torch.device("cpu"), tiny=True)
-    for section in (module.products, lambda bench: module.classes(bench, [4] * 3, 2), module.surface):
-        section(bench)
-    assert len(found) > 6
-    assert not any(found)
+def test_analyses_and_their_peers_are_timed_in_the_same_precision(measured):
+    _, found = measured
+    of_analyses, of_training = found[: -len(methods.METHODS)], found[-len(methods.METHODS) :]
+    assert len(of_analyses) > 6
+    assert not any(of_analyses)
+    assert all(of_training)  # which has PyTorch's default, and comes last
 
 
 def test_a_profile_counts_each_kernel_and_each_wait_once(module):
