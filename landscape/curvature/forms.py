@@ -4,10 +4,9 @@ Their mean is v^T A v, and their spread shows how much another draw of samples w
 each sample's loss along v comes from two forward tangents (jvp of jvp), or from backward passes alone: with
 s(u) = v . grad (sum_i u_i l_i), the sum of u_i v^T H_i v is v . grad s(u). Where there is enough work, the tangents are
 traced, as products are (linearize.py): a third of their operations are repeats, and batch norm is folded, so that they
-take a third of the time. Operations may have no second forward derivative, or a wrong one (torch 2.13: a transformer's
-encoder layer), for some inputs only; each way is compared with backward passes, which take three times the memory, on
-a few samples of each batch. A batch of so few samples takes these at once. Matrices J_i^T M_i J_i take J_i v from
-`push`, which checks itself.
+take a third of the time. Operations may have no second forward derivative, or a wrong one, for some inputs only; each
+way is compared with backward passes, which take three times the memory, on a few samples of each batch. A batch of so
+few samples takes these at once. Matrices J_i^T M_i J_i take J_i v from `push`, which checks itself.
 """
 
 import logging
