@@ -73,10 +73,10 @@ def test_the_title_says_of_what_the_bands_are_errors():
     def said(series):
         return ls.plots.along(series, ["class 1"]).get_suptitle().replace("\n", " ")
 
-    assert said(along(spectrum())).endswith("band: one standard error of the estimate")
-    assert "band: one standard error of the estimate or half the interquartile range" in said(along(sharpness()))
+    assert said(along(spectrum())).endswith("band: s.e. of the estimate")
+    assert "band: s.e. of the estimate or half the interquartile range" in said(along(sharpness()))
     errors = {"worst_rise_sampling_stderr": np.full(3, 0.3), "noise_rise_sampling_stderr": np.full(3, 0.4)}
-    bands = "band: one standard error over samples or one standard error over samples and of the estimate or half the"
+    bands = "band: s.e. over samples or s.e. over samples, of the estimate or half the"
     assert bands in said(along(sharpness(**errors)))
 
 

@@ -301,7 +301,7 @@ def _band(series: Series, panel: _Panel) -> str:
     if not known or panel.band:
         return panel.band if known else ""
     over = [name for name in known if name in _OVER_SAMPLES]
-    return "one standard error " + " and ".join(["over samples"] * bool(over) + ["of the estimate"] * (over != known))
+    return "s.e. " + ", ".join(["over samples"] * bool(over) + ["of the estimate"] * (over != known))
 
 
 def _has_errors(series: Series, name: str) -> bool:
