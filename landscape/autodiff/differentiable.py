@@ -11,8 +11,8 @@ the same values and correct derivatives.
     squared error       its gradient crashes in forward mode inside torch.func.functionalize
     recurrent networks  cuDNN's have no second derivative: they run without it
 
-Layer norm, and instance norm by its own statistics, have right second derivatives except by two forward tangents;
-`twice_forward` replaces them there.
+Layer norm, and instance and batch norm by their own statistics, have right second derivatives except by two forward
+tangents; `twice_forward` replaces them there.
 
 Checkpointing (`torch.utils.checkpoint`) runs parts of the model again in the backward pass. By then the model may have
 other parameters, so checkpointing is switched off.
@@ -171,10 +171,41 @@ def _normalised(x: Tensor, axes: tuple[int, ...], eps: float) -> Tensor:
     return centred * torch.rsqrt(centred.square().mean(axes, keepdim=True) + eps)
 
 
+def _instance_norm_of_torch(
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    use_input_stats: bool,
+    momentum: float,
+    eps: float,
+    *_: Any,
+    **__: Any,
+) -> Tensor:
+    return _instance_norm(input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
+
+
+def _batch_norm(
+    input: Tensor, running_mean: Tensor | None, running_var: Tensor | None, *args: Any, **options: Any
+) -> Any:
+    names = ("weight", "bias", "training", "momentum", "eps")
+    given: dict[str, Any] = {"weight": None, "bias": None, "training": False, "eps": 1e-5}
+    given |= dict(zip(names, args, strict=False)) | options
+    if not given["training"] or running_mean is not None:  # it changes the statistics
+        return F.batch_norm(input, running_mean, running_var, *args, **options)
+    found = _normalised(input, (0, *range(2, input.ndim)), given["eps"])
+    weight, bias, shape = given["weight"], given["bias"], (-1, *[1] * (input.ndim - 2))
+    found = found if weight is None else found * weight.view(shape)
+    return found if bias is None else found + bias.view(shape)
+
+
 _TWICE_FORWARD: dict[Callable[..., Any], Callable[..., Any]] = {
     F.layer_norm: _layer_norm,
     torch.layer_norm: _layer_norm,
     F.instance_norm: _instance_norm,
+    torch.instance_norm: _instance_norm_of_torch,
+    F.batch_norm: _batch_norm,
 }
 
 

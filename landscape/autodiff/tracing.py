@@ -10,7 +10,7 @@ import operator
 import re
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, fx
@@ -195,7 +195,7 @@ class _FoldBatchNorm(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self._made_by: dict[int, tuple[Tensor, Callable[..., Tensor], dict[str, Any]]] = {}
+        self._made_by: dict[int, tuple[list[_Value], Callable[..., Tensor], dict[str, Any]]] = {}
 
     def __torch_function__(
         self,
@@ -207,29 +207,40 @@ class _FoldBatchNorm(TorchFunctionMode):
         named = {**dict(zip(_ARGUMENTS.get(func, ()), args, strict=False)), **(kwargs or {})}
         if func is F.batch_norm and not named.get("training") and named.get("running_var") is not None:
             made = self._made_by.get(id(named["input"]))
-            if made is not None:
+            # What has changed in place since, such as by a ReLU or through a view, is no longer what the layer made.
+            if made is not None and all(map(_is_unchanged, made[0])):
                 return _folded(made[1], made[2], named)
         output = func(*args, **(kwargs or {}))
-        per_channel = func is not F.linear or (isinstance(output, Tensor) and output.ndim == 2)
-        if func in _AFFINE and per_channel and len(args) + len(kwargs or {}) == len(named):
-            self._made_by[id(output)] = (output, func, named)  # the output is kept so that its id stays its own
-        elif _changes_in_place(func, args, kwargs or {}, output):
-            self._made_by.clear()  # of which one may have changed, through a view too
+        if func in _AFFINE and len(args) + len(kwargs or {}) == len(named) and _has_channels(output, named["weight"]):
+            tensors = [t for t in (output, *named.values()) if isinstance(t, Tensor)]
+            self._made_by[id(output)] = [_value(t) for t in tensors], func, named  # kept, so that ids stay their own
         return output
 
 
-def _changes_in_place(func: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any], output: Any) -> bool:
-    """Say whether an operation may have changed a tensor; while tracing, not all tensors count their changes."""
-    name = getattr(func, "__name__", "")
-    named_so = name in _IN_PLACE or (name.endswith("_") and not name.endswith("__"))
-    returned = isinstance(output, Tensor) and any(output is t for t in (*args, *options.values()))
-    return named_so or returned or "out" in options
+_Value: TypeAlias = tuple[Tensor, Tensor, int]  # a tensor, its present value, and how often this was changed in place
+_functorch: Any = torch._C._functorch
 
 
-_IN_PLACE = frozenset({"__setitem__", "__set__"}) | {
-    f"__i{name}__"
-    for name in ("add", "and", "floordiv", "lshift", "mod", "mul", "or", "pow", "rshift", "sub", "truediv", "xor")
-}
+def _value(tensor: Tensor) -> _Value:
+    """Return a tensor with its present value; within `functionalize`, a change in place makes a new value."""
+    inner: Tensor = tensor
+    while _functorch.is_functorch_wrapped_tensor(inner):
+        if _functorch.is_functionaltensor(inner):
+            torch._sync(inner)  # type: ignore[attr-defined, no-untyped-call]  # with changes through views
+        inner = _functorch.get_unwrapped(inner)
+    return tensor, inner, -1 if inner.is_inference() else inner._version
+
+
+def _is_unchanged(before: _Value) -> bool:
+    """Say whether the tensor has the same value as before."""
+    _, value, version = before
+    _, now, changes = _value(before[0])
+    return now is value and changes == version
+
+
+def _has_channels(output: Tensor, weight: Tensor) -> bool:
+    """Say whether an affine layer's output has its channels along the second axis: not if it has no batch, or more."""
+    return output.ndim == weight.ndim
 
 
 _CONV = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")

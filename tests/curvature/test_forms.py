@@ -131,11 +131,28 @@ def test_samples_of_another_shape_than_the_traced_ones_are_right(traces):
     assert found[7] == pytest.approx(alone[7], rel=1e-10)
 
 
+class Normed(nn.Module):
+    """Calls a function of PyTorch."""
+
+    def __init__(self, call):
+        super().__init__()
+        self.call = call
+
+    def forward(self, x):
+        return self.call(x)
+
+
 @pytest.mark.usefixtures("both_ways")
 @pytest.mark.parametrize(
     "norm",
-    [nn.LayerNorm(4), nn.LayerNorm((3, 4), elementwise_affine=False), nn.InstanceNorm1d(3, affine=True)],
-    ids=str,
+    [
+        nn.LayerNorm(4),
+        nn.LayerNorm((3, 4), elementwise_affine=False),
+        nn.InstanceNorm1d(3, affine=True),
+        Normed(lambda x: torch.instance_norm(x, None, None, None, None, True, 0.1, 1e-5, False)),
+        Normed(lambda x: nn.functional.batch_norm(x.reshape(1, -1, 4), None, None, training=True).view_as(x)),
+    ],
+    ids=["layer", "layer of two axes", "instance", "instance of torch", "batch of one"],
 )
 def test_norms_whose_second_forward_derivative_is_wrong_in_pytorch_are_right(norm, caplog):
     class Net(nn.Module):
