@@ -122,7 +122,7 @@ def test_samples_of_another_shape_than_the_traced_ones_are_right(traces):
     assert traces
     alone = [forms.quadratic_forms(objective, HESSIAN, index[i : i + 1], v)[0] for i in index]
     assert max(map(abs, found)) > 0
-    # A padded sample has a token more: it is to be compared in the batch in which it is padded.
+    # private: the reference. A padded sample has a token more, and is compared in the batch in which it is padded.
     together = objective.samples.batch(index, torch.device("cpu"), torch.float64)
     expected = forms._backward(
         HESSIAN, functions.functions_of(objective), objective.theta, objective.layout.tensors(v), *together
@@ -170,6 +170,7 @@ def test_norms_whose_second_forward_derivative_is_wrong_in_pytorch_are_right(nor
     with caplog.at_level(logging.INFO):
         found = forms.quadratic_forms(objective, HESSIAN, index, v)
     assert "another way" not in caplog.text
+    # private: the reference
     given = objective.layout.tensors(v), *objective.samples.batch(index, torch.device("cpu"), torch.float64)
     expected = forms._backward(HESSIAN, functions.functions_of(objective), objective.theta, *given)
     np.testing.assert_allclose(found, expected.detach(), rtol=1e-9)
