@@ -218,16 +218,17 @@ class _FoldBatchNorm(TorchFunctionMode):
 
 
 _Value: TypeAlias = tuple[Tensor, Tensor, int]  # a tensor, its present value, and how often this was changed in place
-_functorch: Any = torch._C._functorch
+_torch: Any = torch  # whose private functions have no types
 
 
 def _value(tensor: Tensor) -> _Value:
     """Return a tensor with its present value; within `functionalize`, a change in place makes a new value."""
     inner: Tensor = tensor
-    while _functorch.is_functorch_wrapped_tensor(inner):
-        if _functorch.is_functionaltensor(inner):
-            torch._sync(inner)  # type: ignore[attr-defined, no-untyped-call]  # with changes through views
-        inner = _functorch.get_unwrapped(inner)
+    functorch = _torch._C._functorch
+    while functorch.is_functorch_wrapped_tensor(inner):
+        if functorch.is_functionaltensor(inner):
+            _torch._sync(inner)  # with changes through views
+        inner = functorch.get_unwrapped(inner)
     return tensor, inner, -1 if inner.is_inference() else inner._version
 
 
