@@ -25,7 +25,7 @@ import torch
 from torch import nn
 
 import landscape as ls
-from landscape.analyses.distances import Run
+from landscape.analyses.between import Run
 from landscape.autodiff import costs, memory
 from landscape.data import datasets
 from landscape.networks import models

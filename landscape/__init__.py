@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from landscape import plots as plots
     from landscape.analyses import directions as directions
-    from landscape.analyses.distances import Run as Run
+    from landscape.analyses.between import Run as Run
     from landscape.analyses.distances import distances as distances
     from landscape.analyses.features import features as features
     from landscape.analyses.gradients import gradients as gradients
@@ -80,7 +80,8 @@ if TYPE_CHECKING:
 _FROM = {
     "": "plots",
     "analyses": "directions",
-    "analyses.distances": "Run distances",
+    "analyses.between": "Run",
+    "analyses.distances": "distances",
     "analyses.features": "features",
     "analyses.gradients": "gradients",
     "analyses.monitor": "Monitor",

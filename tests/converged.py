@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from cases import CASES
 
-from landscape.analyses.distances import Run
+from landscape.analyses.between import Run
 from landscape.objective import points
 from landscape.objective.points import Point
 

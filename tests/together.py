@@ -16,8 +16,8 @@ import torch
 
 import landscape as ls
 from landscape.analyses import convergence, eigenvectors
+from landscape.analyses.between import Run
 from landscape.analyses.convergence import Tuning
-from landscape.analyses.distances import Run
 from landscape.autodiff import dealing, distributed, memory
 from landscape.curvature import products
 from landscape.errors import InputError

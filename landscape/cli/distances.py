@@ -14,8 +14,9 @@ import numpy as np
 
 from landscape.analyses import convergence
 from landscape.analyses import distances as analysis
+from landscape.analyses.between import Run
 from landscape.analyses.convergence import Tuning, from_bank
-from landscape.analyses.distances import OVER, Over, Run
+from landscape.analyses.distances import OVER, Over
 from landscape.autodiff import distributed
 from landscape.cli.analysis import checkpoint, numbers, output, parts, samples
 from landscape.cli.begin import begin, result_path

@@ -8,7 +8,7 @@ from converged import run_of
 from exact import dense_of_samples
 
 import landscape as ls
-from landscape.analyses.distances import Run
+from landscape.analyses.between import Run
 from landscape.data.partition import Partition
 from landscape.objective import points
 from landscape.objective.points import Point

@@ -14,7 +14,7 @@ from torch import nn
 import landscape as ls
 from landscape import plots
 from landscape.analyses import convergence
-from landscape.analyses.distances import Run
+from landscape.analyses.between import Run
 from landscape.data import datasets
 from landscape.errors import InputError, StoreError
 from landscape.objective import points

@@ -16,7 +16,7 @@ import landscape as ls
 from landscape import plots
 from landscape.analyses import features as features_analysis
 from landscape.analyses import monitor
-from landscape.analyses.distances import Run
+from landscape.analyses.between import Run
 from landscape.autodiff.distributed import ALONE
 from landscape.data import datasets
 from landscape.errors import InputError

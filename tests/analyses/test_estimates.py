@@ -11,7 +11,7 @@ from torch import nn
 
 import landscape as ls
 from landscape.analyses import displacements, gradient_errors, part_losses, samples, spectrum_costs
-from landscape.analyses.distances import Run
+from landscape.analyses.between import Run
 from landscape.autodiff import memory
 from landscape.curvature import gram
 from landscape.curvature.products import Products

@@ -13,7 +13,7 @@ from refusals import refused
 from torch import nn
 
 import landscape as ls
-from landscape.analyses import directions, distances, refinement
+from landscape.analyses import directions, refinement
 from landscape.analyses import surface as surfaces
 from landscape.data import datasets
 from landscape.errors import InputError, StoreError
@@ -186,7 +186,7 @@ def test_a_policy_does_what_its_entry_says_whatever_its_name(monkeypatch, bn):
     end = points.origin(other)
     start = points.origin(objective)
     ends = {"a": (end, 1.0), "b": (points.between(objective, start, end, 0.5), 1.0)}
-    run = distances.Run(name="run", points=ends, start=start)
+    run = ls.Run(name="run", points=ends, start=start)
     lines, barriers = [], []
     for name in (bn, same_of):
         monkeypatch.setitem(POLICIES, name, own)

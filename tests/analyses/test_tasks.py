@@ -8,7 +8,7 @@ import torch
 from task_cases import cases
 
 import landscape as ls
-from landscape.analyses.distances import Run
+from landscape.analyses.between import Run
 from landscape.errors import InputError
 from landscape.objective.points import Point, of_network, origin
 from landscape.report import rows

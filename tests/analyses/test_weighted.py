@@ -11,7 +11,7 @@ from refusals import refused
 
 import landscape as ls
 from landscape import plots
-from landscape.analyses.distances import Run
+from landscape.analyses.between import Run
 from landscape.errors import InputError
 from landscape.objective import draws, points
 from landscape.results import inference

@@ -14,7 +14,7 @@ from cases import CASES
 import landscape as ls
 import trainers
 from landscape.analyses import convergence
-from landscape.analyses.distances import Run
+from landscape.analyses.between import Run
 from landscape.autodiff import costs, distributed
 from landscape.data import datasets
 from landscape.errors import InputError

@@ -17,7 +17,7 @@ from refusals import refused
 
 import landscape as ls
 from landscape.analyses import directions, monitor
-from landscape.analyses.distances import Run
+from landscape.analyses.between import Run
 from landscape.autodiff import memory
 from landscape.autodiff.wide import place, products, wide, zeros
 from landscape.curvature import kinds

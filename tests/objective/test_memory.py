@@ -12,7 +12,7 @@ from hungry import Hungry, objective
 from together import path
 
 import landscape as ls
-from landscape.analyses.distances import Run
+from landscape.analyses.between import Run
 from landscape.autodiff import distributed, memory
 from landscape.curvature import products
 from landscape.data import datasets
