@@ -50,6 +50,8 @@ def results(folder: Path, *, few: bool = False) -> None:
     with mock.patch.object(distributed, "_AT_ONCE", 2 * whole.layout.size):
         ls.spectrum(whole, operator="ggn", method="rows", ggn_tol=0, out=folder / "rows.h5")
     divided(whole, folder)
+    if not few:
+        divided_otherwise(whole, folder)
     ls.features(classes, out=folder / "features.h5")
     ls.gradients(classes, sampling_errors=True, out=folder / "gradients.h5")
     ls.sharpness(classes, draws=2, ascent_steps=3, out=folder / "sharpness.h5")
@@ -64,12 +66,7 @@ def results(folder: Path, *, few: bool = False) -> None:
     ls.sensitivity(classes, of="0", n=1, draws=1, out=folder / "sensitivity.h5")
     along_training(classes, folder)
     fewer_than_processes(objective(partition=ONE), folder)
-    ls.spectrum(hungry.objective(100, outputs=6, partition="all"), out=folder / "tails.h5")
     ls.surface1d(classes, ls.directions.random(classes, 1), n=5, out=folder / "surface.h5")
-    seen = CASES["mlp-tanh"].objective(partition="all")
-    if distributed.is_main():
-        assert seen.evaluation.loss > 0  # one process has looked at it, the others compute it later
-    ls.spectrum(seen, **short, out=folder / "seen.h5")
     ls.spectrum(classes, **short, vectors=2, overlap=True, out=folder / "classes.h5")
     fitted = network(sizes=(400, 40))
     with distributed.together():
@@ -78,6 +75,11 @@ def results(folder: Path, *, few: bool = False) -> None:
     ls.spectrum(fitted, operator="ggn", samples=30, vectors=2, overlap=True, out=folder / "drawn.h5")
     if few:
         return
+    ls.spectrum(hungry.objective(100, outputs=6, partition="all"), out=folder / "tails.h5")
+    seen = CASES["mlp-tanh"].objective(partition="all")
+    if distributed.is_main():
+        assert seen.evaluation.loss > 0  # one process has looked at it, the others compute it later
+    ls.spectrum(seen, **short, out=folder / "seen.h5")
     # All probes in lock-step, by the traced product.
     ls.spectrum(whole, steps=5, probes=2, cache_bytes=0, out=folder / "traced.h5")
     ls.spectrum(objective("mlp-relu"), **short, out=folder / "exact-trace.h5")
@@ -148,42 +150,54 @@ def scarce(folder: Path) -> None:
         begin_anew(analyses["hessian"], hungry.objective(100, 6, "all"), folder / "scarce-products.h5")
 
 
-def divided(objective: Objective, folder: Path) -> None:
-    """Compute a density and both ends with memory for the share of a basis that one of several processes has.
+SPLIT = {"cache_bytes": 0, "backend": "reverse", "vectors": 2, "memory_bytes": 1}
+
+
+def share_of_a_basis(objective: Objective) -> tuple[tuple[int, int], int]:
+    """Return how many vectors the last process has memory for, in a density and for both ends; and bytes of one.
 
     The others have more than that.
     """
     few = 2 + 14 + -(-(2 * 24 + 2 + 6) // distributed.world()), 2 + 12 + -(-(72 + 24) // distributed.world())
-    entry = objective.layout.size * 8 * (1 if is_last() else 100)
-    given = {"cache_bytes": 0, "backend": "reverse", "vectors": 2, "memory_bytes": 1}
+    return few, objective.layout.size * 8 * (1 if is_last() else 100)
+
+
+def divided(objective: Objective, folder: Path) -> None:
+    """Compute a density and both ends with memory for the share of a basis that one of several processes has."""
+    few, entry = share_of_a_basis(objective)
     with mock.patch.object(memory, "room", return_value=few[0] * entry):
-        ls.spectrum(objective, steps=5, probes=2, trace="probes", trace_tol=0.9, **given, out=folder / "divided.h5")
+        ls.spectrum(objective, steps=5, probes=2, trace="probes", trace_tol=0.9, **SPLIT, out=folder / "divided.h5")
     with mock.patch.object(memory, "room", return_value=few[1] * entry):
-        ls.spectrum(objective, **given, trace="probes", out=folder / "divided-ends.h5")
+        ls.spectrum(objective, **SPLIT, trace="probes", out=folder / "divided-ends.h5")
     with mock.patch.object(memory, "room", return_value=(8 + 12 // distributed.world()) * entry):  # all too few
-        ls.spectrum(objective, steps=8, probes=2, trace="probes", trace_tol=0.9, **given, out=folder / "not-kept.h5")
-    classes = CASES["mlp-tanh"].objective(partition="class")
-    fits = 9 if is_last() and distributed.world() > 1 else 90  # vectors: only one of two processes can compute a part
-    with mock.patch.object(memory, "room", return_value=fits * objective.layout.size * 8):
-        for some, name in ((classes, "only-some"), (objective, "only-some-of-one")):
-            options = {"steps": 5, "probes": 2, "trace": "probes", "trace_tol": 0.9, **given}
-            assert ls.estimate(ls.spectrum, some, **options).seconds > 0
-            assert ls.estimate(ls.spectrum, ls.hessian(some), steps=5, probes=2, memory_bytes=1).seconds > 0
-            ls.spectrum(some, **options, out=folder / f"{name}.h5")
-    with mock.patch.object(memory, "room", return_value=few[0] * entry):
-        ls.spectrum(
-            classes, steps=5, probes=2, trace="probes", trace_tol=0.9, **given, out=folder / "divided-classes.h5"
-        )
-    with mock.patch.object(memory, "room", return_value=few[1] * entry):
-        two = (ls.curvature_operator(classes, k, backend="reverse", cache_bytes=0) for k in ("hessian", "ggn"))
-        options = {"density": False, "vectors": 2, "memory_bytes": 1, "trace": "probes"}
-        ls.spectrum(next(two) + 0.5 * next(two), **options, out=folder / "divided-sums.h5")
+        ls.spectrum(objective, steps=8, probes=2, trace="probes", trace_tol=0.9, **SPLIT, out=folder / "not-kept.h5")
     n_vectors = 8 + 2 + -(-2 * objective.layout.size // distributed.world())
     with (
         mock.patch.object(memory, "room", return_value=n_vectors * entry),
         mock.patch.object(eigenvectors, "CACHE_BYTES", 0),
     ):
         ls.sensitivity(objective, n=2, draws=1, out=folder / "divided-eigen.h5")
+
+
+def divided_otherwise(objective: Objective, folder: Path) -> None:
+    """Compute several parts and sums of matrices in this way, and parts that only some processes have memory for."""
+    few, entry = share_of_a_basis(objective)
+    classes = CASES["mlp-tanh"].objective(partition="class")
+    fits = 9 if is_last() and distributed.world() > 1 else 90  # vectors: only one of two processes can compute a part
+    with mock.patch.object(memory, "room", return_value=fits * objective.layout.size * 8):
+        for some, name in ((classes, "only-some"), (objective, "only-some-of-one")):
+            options = {"steps": 5, "probes": 2, "trace": "probes", "trace_tol": 0.9, **SPLIT}
+            assert ls.estimate(ls.spectrum, some, **options).seconds > 0
+            assert ls.estimate(ls.spectrum, ls.hessian(some), steps=5, probes=2, memory_bytes=1).seconds > 0
+            ls.spectrum(some, **options, out=folder / f"{name}.h5")
+    with mock.patch.object(memory, "room", return_value=few[0] * entry):
+        ls.spectrum(
+            classes, steps=5, probes=2, trace="probes", trace_tol=0.9, **SPLIT, out=folder / "divided-classes.h5"
+        )
+    with mock.patch.object(memory, "room", return_value=few[1] * entry):
+        two = (ls.curvature_operator(classes, k, backend="reverse", cache_bytes=0) for k in ("hessian", "ggn"))
+        options = {"density": False, "vectors": 2, "memory_bytes": 1, "trace": "probes"}
+        ls.spectrum(next(two) + 0.5 * next(two), **options, out=folder / "divided-sums.h5")
 
 
 def along_training(objective: Objective, folder: Path) -> None:
