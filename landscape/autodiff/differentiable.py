@@ -10,6 +10,9 @@ the same values and correct derivatives.
     bag of embeddings   no second derivative
     squared error       its gradient crashes in forward mode inside torch.func.functionalize
     recurrent networks  cuDNN's have no second derivative: they run without it
+    log softmax, log sigmoid, cross-entropies
+                        in float64, in which losses are computed, their derivatives are lost where a probability rounds
+                        to 1 (softmax.py)
 
 Layer norm, and instance and batch norm by their own statistics, have right second derivatives except by two forward
 tangents; `twice_forward` replaces them there.
@@ -31,7 +34,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import checkpoint
 from torch.utils._pytree import tree_map_only
 
-from landscape.autodiff import devices
+from landscape.autodiff import devices, softmax
 from landscape.errors import InputError
 
 
@@ -108,6 +111,34 @@ def _squared_error(input: Tensor, target: Tensor, *args: Any, **options: Any) ->
     return found.mean() if reduction == "mean" else found.sum() if reduction == "sum" else found
 
 
+def _log_softmax(input: Tensor, dim: int | None = None, *args: Any, **options: Any) -> Tensor:
+    if dim is None or args or options.get("dtype") is not None:
+        return F.log_softmax(input, dim, *args, **options)
+    return softmax.log_softmax(input, dim)
+
+
+def _cross_entropy(input: Tensor, target: Tensor, weight: Tensor | None = None, *args: Any, **options: Any) -> Tensor:
+    smoothed = bool(args) or bool(options.get("label_smoothing"))  # then no label is fitted so closely
+    rare = smoothed or any(options.get(name) is not None for name in ("size_average", "reduce"))
+    if rare or input.dtype != torch.float64 or target.is_floating_point():
+        return F.cross_entropy(input, target, weight, *args, **options)
+    given = {name: options[name] for name in ("ignore_index", "reduction") if name in options}
+    return F.nll_loss(softmax.log_softmax(input, 1 if input.ndim > 1 else 0), target, weight, **given)
+
+
+def _binary_cross_entropy(
+    input: Tensor, target: Tensor, weight: Tensor | None = None, *args: Any, **options: Any
+) -> Tensor:
+    rare = bool(args) or any(options.get(name) is not None for name in ("size_average", "reduce"))
+    if rare or input.dtype != torch.float64:
+        return F.binary_cross_entropy_with_logits(input, target, weight, *args, **options)
+    yes, no = target * softmax.log_sigmoid(input), (1 - target) * softmax.log_sigmoid(-input)
+    positive, reduction = options.get("pos_weight"), options.get("reduction", "mean")
+    found = -(yes if positive is None else positive * yes) - no
+    found = found if weight is None else found * weight
+    return found.mean() if reduction == "mean" else found.sum() if reduction == "sum" else found
+
+
 def _without_cudnn(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return the function with cuDNN switched off in its forward pass, which determines the backward pass."""
 
@@ -128,6 +159,10 @@ _INSTEAD: dict[Callable[..., Any], Callable[..., Any]] = {
     F.embedding: _embedding,
     F.embedding_bag: _embedding_bag,
     F.mse_loss: _squared_error,
+    **dict.fromkeys((F.log_softmax, torch.log_softmax, Tensor.log_softmax, torch.special.log_softmax), _log_softmax),
+    F.logsigmoid: softmax.log_sigmoid,
+    F.cross_entropy: _cross_entropy,
+    F.binary_cross_entropy_with_logits: _binary_cross_entropy,
     torch.lstm: _without_cudnn(torch.lstm),
     torch.gru: _without_cudnn(torch.gru),
     torch.rnn_tanh: _without_cudnn(torch.rnn_tanh),

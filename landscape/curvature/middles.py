@@ -19,6 +19,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from landscape.autodiff.softmax import others
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Middle(ABC):
@@ -121,7 +123,7 @@ class Probabilities(Middle):
         p = z.softmax(1).cpu()
         w = torch.ones_like(p[:, 0]) if weights is None else weights.cpu().double()
         signs = (w[:, None] * p > 0).double()
-        return cls(signs=signs, traces=w * (p * _others(p)).sum(1), p=p, weights=w)
+        return cls(signs=signs, traces=w * (p * others(p)).sum(1), p=p, weights=w)
 
     @cached_property
     def _roots(self) -> Tensor:
@@ -130,13 +132,13 @@ class Probabilities(Middle):
     @property
     def sizes(self) -> Tensor:
         """See `Middle.sizes`."""
-        return self._roots.square() * (_others(self.p).square() + _others(self.p.square()))
+        return self._roots.square() * (others(self.p).square() + others(self.p.square()))
 
     def vectors(self, sample: Tensor, row: Tensor) -> Tensor:
         """See `Middle.vectors`."""
         sample = sample + torch.zeros_like(row)  # of the shape to which both broadcast
         found = -self.p[sample]
-        found.scatter_(-1, row.expand_as(sample)[..., None], _others(self.p)[sample, row][..., None])
+        found.scatter_(-1, row.expand_as(sample)[..., None], others(self.p)[sample, row][..., None])
         return self._roots[sample, row][..., None] * found
 
     def combined(self, factors: Tensor) -> Tensor:
@@ -147,11 +149,3 @@ class Probabilities(Middle):
     def along(self, z: Tensor) -> Tensor:
         """See `Middle.along`."""
         return self._roots * (z - (self.p * z).sum(1, keepdim=True))
-
-
-def _others(values: Tensor) -> Tensor:
-    """Return for each number of a row the sum of the others; the largest is not subtracted from a sum with itself."""
-    top = values.argmax(1, keepdim=True)
-    rest = values.scatter(1, top, 0).sum(1, keepdim=True)
-    found = rest + values.gather(1, top) - values
-    return found.scatter(1, top, rest)

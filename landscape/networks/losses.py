@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
+from landscape.autodiff import softmax
 from landscape.autodiff.wide import wide
 from landscape.callables import failures_of, resolve_call
 from landscape.errors import InputError, arg, unknown
@@ -67,7 +67,8 @@ def of_classes(loss: Callable[..., Any], targets: Any) -> bool:
 
 def uncertainty(z: torch.Tensor) -> torch.Tensor:
     """Return tr (diag(p) - p p^T) = 1 - sum p^2 for the probabilities of logits: (B, C) -> (B,), as float64."""
-    return (1 - wide(z).softmax(1).square().sum(1)).clamp(min=0)
+    p = wide(z).softmax(1)
+    return (p * softmax.others(p)).sum(1)
 
 
 def is_plain(loss: object) -> bool:
@@ -97,7 +98,7 @@ def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     Returns:
         Losses, (B,), in nats.
     """
-    return F.cross_entropy(logits, labels, reduction="none")
+    return softmax.cross_entropy(logits, labels)
 
 
 def plain() -> Loss:
@@ -125,7 +126,7 @@ def focal(*, gamma: float = 2.0) -> Loss:
         others = logits.masked_fill(_is_own(logits, labels), -math.inf).logsumexp(dim=-1)
         lead = logits.gather(-1, labels[..., None]).squeeze(-1) - others
         # p_y = sigmoid(lead), so both logarithms are accurate near 0 and near 1
-        return -torch.exp(gamma * F.logsigmoid(-lead)) * F.logsigmoid(lead)
+        return -torch.exp(gamma * softmax.log_sigmoid(-lead)) * softmax.log_sigmoid(lead)
 
     return loss
 

@@ -14,9 +14,8 @@ from typing import TypeAlias
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from landscape.autodiff import trees
+from landscape.autodiff import softmax, trees
 from landscape.autodiff.trees import Tree
 from landscape.errors import DataError
 from landscape.networks import losses
@@ -81,7 +80,7 @@ def binary_cross_entropy(outputs: Tensor, targets: Tree) -> Tensor:
         DataError: outputs and targets differ in number.
     """
     y = _alike(outputs, targets)
-    return _mean(-y * F.logsigmoid(outputs) - (1 - y) * F.logsigmoid(-outputs))
+    return _mean(-y * softmax.log_sigmoid(outputs) - (1 - y) * softmax.log_sigmoid(-outputs))
 
 
 def tokens(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -130,7 +129,7 @@ def token_losses(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
             "each token, classes along the last axis (for classes along the second, as of pixels, take the task pixels)"
         )
     kept = targets != IGNORED
-    found = outputs.log_softmax(-1).gather(-1, targets.where(kept, 0)[..., None]).squeeze(-1)
+    found = softmax.log_softmax(outputs).gather(-1, targets.where(kept, 0)[..., None]).squeeze(-1)
     return torch.where(kept, -found, 0).flatten(1), kept.flatten(1)
 
 
