@@ -3,8 +3,9 @@
 In a fitted sample's loss and its derivatives numbers near 1 cancel: the cross-entropy is -log p, its derivatives in the
 logits are p - e_y and diag(p) - p p^T, and all are of the size of the loss itself, whereas p (v - p.v) in float32 has
 an error of 1e-7 |v|. Nothing else of a network cancels like this. So the network runs in the objective's dtype, and the
-loss of its outputs, which takes hardly any of the time, in float64. Then losses, gradients and products are equally
-exact for every loss, relative to their size.
+loss of its outputs, which takes hardly any of the time, in float64. Then losses, gradients and products are exact
+relative to their size; for the cross-entropy also where p rounds to 1 in float64 (autodiff/softmax.py). A user's own
+formula, such as logsumexp(z) - z_y, then loses what it subtracts.
 """
 
 from collections.abc import Callable
