@@ -144,11 +144,11 @@ def build(recipe: Recipe, samples: Samples, own: nn.Module | None = None) -> tup
     Raises:
         InputError: the model does not fit the data.
     """
-    inputs, _ = samples.batch(np.zeros(1, dtype=np.int64))
-    in_channels = inputs.shape[1] if inputs.ndim == 4 else None
+    in_channels = samples.in_channels
     if own is not None:
         return own, in_channels
     if in_channels is None and ":" not in recipe.model:
+        inputs, _ = samples.batch(np.zeros(1, dtype=np.int64))
         raise InputError(
             f"{arg('model', recipe.model)} is for images (channels, height, width), {samples.name} has inputs "
             f"{tuple(inputs.shape[1:])}: pass {arg('model', 'package.module:callable')}"

@@ -46,6 +46,12 @@ class Samples:
         """Training samples of each class, (C,); nan where they are unknown."""
         return self.class_counts if self.counts_known else np.full(len(self.class_counts), np.nan)
 
+    @property
+    def in_channels(self) -> int | None:
+        """Number of channels of the images; None if the inputs are no images (channels, height, width)."""
+        inputs: object = self.batch(np.zeros(1, dtype=np.int64))[0]  # of a subclass, a tree
+        return inputs.shape[1] if isinstance(inputs, torch.Tensor) and inputs.ndim == 4 else None
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over the inputs, labels and normalisation.

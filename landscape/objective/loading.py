@@ -268,13 +268,12 @@ def _model(
     if isinstance(name, nn.Module):
         network, label = name, type(name).__qualname__
     else:
-        in_channels = samples.inputs.shape[1] if samples.inputs is not None and samples.inputs.ndim == 4 else None
         shortcut = None if found is None else models.convolved_shortcut(name, found.state)
         notes = [f"shortcuts are convolutions, called {shortcut!r} (option B)"] if shortcut else []
         network = models.build(
             name,
             n_classes,
-            in_channels=in_channels,
+            in_channels=samples.in_channels,
             cosine=cosine or bool(meta.get("cosine")),
             scale=meta.get("scale"),
             shortcut=shortcut,

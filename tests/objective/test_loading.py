@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from PIL import Image
 from toys import finish
 
 from landscape.data import datasets
@@ -53,3 +54,18 @@ def test_data_of_the_run_that_have_changed_are_told_in_one_warning(tmp_path, mon
     load_objective(tmp_path / "last.pt")
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "toys:vectors" in caplog.text
+
+
+def test_a_network_has_the_channels_of_images_that_are_not_in_memory(tmp_path):
+    """small-resnet takes images of one channel unless it is told otherwise."""
+    for c in range(2):
+        (tmp_path / "train" / str(c)).mkdir(parents=True)
+        for i in range(2):
+            Image.new("RGB", (16, 16), (40 * i, 90 * c, 7)).save(tmp_path / "train" / str(c) / f"{i}.png")
+    samples = datasets.load("image-folder", root=tmp_path, image_size=14)
+    meta = {"model": "small-resnet", "dataset": samples.options, "data_sha256": samples.fingerprint}
+    model = models.build("small-resnet", 2, in_channels=3)
+    checkpoints.write(tmp_path / "last.pt", model.state_dict(), meta)
+    found = load_objective(tmp_path / "last.pt")
+    images, _ = samples.batch(torch.tensor([0, 3]))
+    torch.testing.assert_close(found.model(images), model.eval()(images))
