@@ -226,8 +226,23 @@ def plain(recipe: Recipe) -> dict[str, Any]:
 
 
 def to_toml(values: Mapping[str, Any]) -> str:
-    """Write plain fields as TOML; strings, numbers and lists of them are written as in JSON."""
-    return "".join(f"{name} = {json.dumps(value, ensure_ascii=True)}\n" for name, value in values.items())
+    """Write plain fields as TOML.
+
+    Args:
+        values: numbers, strings and lists of them by the names of fields; all are written as in JSON.
+
+    Returns:
+        One line for each field.
+
+    Raises:
+        InputError: a string, such as the name of a folder, is no text.
+    """
+    for name, value in values.items():
+        if isinstance(value, str) and value.encode("utf-8", "replace").decode() != value:
+            raise InputError(f"{flag(name)} {value!a} is no text in UTF-8: rename it")
+    # Without JSON's escapes: those of characters beyond U+FFFF are no TOML. U+007F must be escaped in TOML only.
+    lines = (f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in values.items())
+    return "".join(lines).replace("\x7f", "\\u007f")
 
 
 def read(path: Path) -> dict[str, Any]:

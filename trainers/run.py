@@ -81,6 +81,7 @@ class Run:
             StoreError: the folder holds another run, is in use, or cannot be written.
         """
         distributed.refuse_disagreement({**recipes.plain(recipe), **_ANYWHERE, "the data": data.whole.fingerprint})
+        recipes.to_toml(recipes.plain(recipe))  # refuses now what could not be written after the first epoch
         place = devices.choose(device)
         self._writer_class = records.tensorboard_writer() if tensorboard and distributed.is_main() else None
         self.recipe, self.out, self.method = recipe, out, method

@@ -198,11 +198,17 @@ def test_the_losses_of_angles_bring_a_cosine_classifier(loss, cosine):
     assert compose({**DIGITS, "loss": loss}).cosine is cosine
 
 
-def test_a_recipe_survives_its_file(tmp_path):
+@pytest.mark.parametrize("root", ['a "b" \\c\u00e9', "\U0001f600 \x7f \x01 \t \\u007f"])
+def test_a_recipe_survives_its_file(tmp_path, root):
     file = tmp_path / "config.toml"
-    recipe = compose({**DIGITS, "clip": (2e-3, 3e-3), "data_root": 'a "b" \\c\u00e9', "lr": 1e-05}, method="gsa-gkp")
-    file.write_text(recipes.to_toml({"method": "gsa-gkp"} | recipes.plain(recipe)))
+    recipe = compose({**DIGITS, "clip": (2e-3, 3e-3), "data_root": root, "lr": 1e-05}, method="gsa-gkp")
+    file.write_text(recipes.to_toml({"method": "gsa-gkp"} | recipes.plain(recipe)), encoding="utf-8")
     assert compose({}, config=file) == recipe
+
+
+def test_a_folder_whose_name_is_no_text_is_refused():
+    with refused(InputError, "--data-root", "UTF-8"):
+        recipes.to_toml({"data_root": b"a\xff".decode("utf-8", "surrogateescape")})
 
 
 def test_every_field_has_an_explanation():
