@@ -14,6 +14,7 @@ import inspect
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -337,6 +338,10 @@ def _images(
     if size < 1:
         raise InputError(f"{arg('image_size')} must be at least 1 pixel, got {size}")
     lists = images.find_lists(folder, _known(split), train_list, test_list) if name == "image-list" else {}
+    others: dict[str, Path] = {}
+    if lists and test_list is not None:  # which a checkpoint states, although training images do not need it
+        with suppress(DataError):
+            others = images.find_lists(folder, "test", train_list, test_list)
     found = images.read_lists(folder, split, size, lists) if lists else images.read_folder(folder, split, size)
     return Samples(
         name=name,
@@ -353,7 +358,7 @@ def _images(
             "split": split,
             "root": os.path.abspath(folder),
             "image_size": size,
-            **{option: str(file) for option, file in lists.items()},
+            **{option: str(file) for option, file in {**others, **lists}.items()},
         },
     )
 

@@ -106,8 +106,7 @@ def resized(path: Path, size: int) -> Image.Image:
         with Image.open(path) as file:
             disk.claim(4 * math.prod(file.size), "the image", budget=LARGEST)
             shorter = round(size * 256 / 224)
-            scale = shorter / min(file.size)
-            width, height = (max(shorter, int(side * scale)) for side in file.size)
+            width, height = (side * shorter // min(file.size) for side in file.size)
             # In a narrow image, the longer side becomes far longer than the cropped square.
             disk.claim(3 * width * height, f"the image at {width} x {height} pixels", held=3 * math.prod(file.size))
             return file.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)

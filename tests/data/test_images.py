@@ -79,6 +79,22 @@ def test_the_test_list_counts_the_training_list(pictures):
     assert again.fingerprint == samples.fingerprint
 
 
+def test_training_images_state_where_the_test_images_are_if_they_are_there(pictures):
+    lists = {"train_list": "train.txt", "test_list": "test.txt"}
+    training = load("image-list", root=pictures, **lists)
+    assert load(**{**training.options, "split": "test"}).labels.tolist() == [1, 0]
+    (pictures / "test.txt").unlink()
+    assert load("image-list", root=pictures, **lists).fingerprint == training.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("shape", "longer"), [((103, 206), 512), ((309, 103), 768), ((107, 214), 512), ((100, 333), 852)]
+)
+def test_the_longer_side_is_the_whole_number_below_the_exact_length(tmp_path, shape, longer):
+    Image.new("RGB", shape).save(tmp_path / "x.png")
+    assert sorted(images.resized(tmp_path / "x.png", 224).size) == [256, longer]
+
+
 def test_a_selection_of_files_has_its_own_fingerprint(pictures):
     samples = load("image-folder", root=pictures, image_size=14)
     chosen = samples.select([2, 0])
