@@ -37,6 +37,22 @@ def matrix(objective, kind="hessian", backend="auto"):
     return operator.matvec(eye.expand(len(operator.parts), -1, -1)).mT
 
 
+def some(objective, n=4):
+    """Random vectors (n, D): whatever two matrices differ by, they see it as the whole basis does."""
+    generator = torch.Generator().manual_seed(4)
+    return torch.randn(n, objective.layout.size, generator=generator, dtype=torch.float64).to(objective.dtype)
+
+
+def product(objective, kind="hessian", backend="auto"):
+    """Of some vectors with the matrices of the parts, (P, n, D)."""
+    operator = ls.curvature_operator(objective, kind, backend=backend)
+    return operator.matvec(some(objective).expand(len(operator.parts), -1, -1))
+
+
+def product_by_differences(objective, part):
+    return torch.stack([differences(objective, part, v) for v in some(objective)])
+
+
 def by_rows(objective, part, kind):
     """Return the dense matrix from plain backward passes, sample by sample, none of them twice."""
     theta = [t.clone().requires_grad_() for t in objective.theta]
