@@ -33,10 +33,23 @@ def vector(objective, seed=0):
     return torch.randn(objective.layout.size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-@pytest.mark.parametrize("kind", ["hessian", "ggn", "fisher", "empirical-fisher"])
-@pytest.mark.parametrize("name", ["mlp-tanh", "residual-gelu", "residual-inplace", "features", "attention", "smoothed"])
+NAMES = ("mlp-tanh", "residual-gelu", "residual-inplace", "features", "attention", "smoothed")
+
+
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.usefixtures("both_ways")
-def test_the_mean_over_samples_is_that_of_the_matrix(name, kind):
+def test_the_mean_over_samples_is_that_of_the_hessian(name):
+    of_mean(name, "hessian")
+
+
+@pytest.mark.parametrize("kind", ["ggn", "fisher", "empirical-fisher"])
+@pytest.mark.parametrize("name", NAMES)
+def test_the_mean_over_samples_is_that_of_matrices_of_first_derivatives(name, kind):
+    """Their forms are never traced."""
+    of_mean(name, kind)
+
+
+def of_mean(name, kind):
     objective = CASES[name].objective(batch_size=9)
     v = vector(objective)
     for part in range(3):
@@ -64,7 +77,7 @@ def test_each_samples_form_is_the_second_derivative_of_its_own_loss(name):
     index = objective.members[0]
     v = vector(objective)
     found = forms.quadratic_forms(objective, HESSIAN, index, v)
-    for i, one in enumerate(index):
+    for i, one in list(enumerate(index))[::4]:
         alone = forms.quadratic_forms(objective, HESSIAN, np.array([one]), v)
         assert found[i] == pytest.approx(alone[0], rel=1e-10)
     parts = sum(forms.quadratic_forms(objective, KINDS[kind], index, v) for kind in ("ggn", "residual"))

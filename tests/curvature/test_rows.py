@@ -100,9 +100,9 @@ def test_rows_that_were_kept_are_taken_and_the_others_computed(trimmed):
     every = rows.rows(objective, factors, 0, plain, 0.0)
     order = {pair: i for i, pair in enumerate(zip(every.sample, every.row, strict=True))}
     missing = set()
-    for most in range(len(order) + 1):
+    for most in (*range(0, len(order), 4), len(order)):
         whole = rows.lengths(objective, factors, 0, keep=Keep(tol=0.0, most=most))
-        for tol in np.geomspace(1e-6, 0.5, 8):
+        for tol in np.geomspace(1e-6, 0.5, 5):
             known = replace(whole, kept=replace(whole.kept, vectors=whole.kept.vectors.clone()))
             if trimmed:
                 before = known.kept.vectors.nbytes

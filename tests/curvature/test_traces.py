@@ -204,7 +204,7 @@ def test_the_operation_that_keeps_the_trace_from_being_exact_is_named_with_its_p
 
 @pytest.mark.parametrize("name", ["resnet20", "resnet50", "small-resnet"])
 def test_the_networks_of_the_toolkit_are_piecewise_linear_without_the_cosine_classifier(name):
-    for cosine in (False, True):
+    for cosine in (False, True)[: 1 + (name == "small-resnet")]:  # one classifier is that of all networks
         model = models.build(name, 4, in_channels=3, cosine=cosine).eval()
         names = [n for n, _ in model.named_parameters()]
 
@@ -217,12 +217,12 @@ def test_the_networks_of_the_toolkit_are_piecewise_linear_without_the_cosine_cla
 
 def test_a_spectrum_takes_the_exact_trace_where_it_can_and_says_so():
     objective = CASES["residual-relu"].objective()
-    found = ls.spectrum(objective, steps=8, probes=2, trace_tol=0.01)
+    found = ls.spectrum(objective, steps=8, probes=2, trace_tol=0.01, backend="reverse")
     for part in range(3):
         assert found.trace[part] == pytest.approx(dense(objective, part).trace().item(), rel=1e-9)
     assert found.trace_stderr.tolist() == [0, 0, 0]
     assert found.trace_samples.shape[1] == 2  # none was drawn for the trace alone
-    estimated = ls.spectrum(objective, steps=8, probes=2, trace="probes")
+    estimated = ls.spectrum(objective, steps=8, probes=2, trace="probes", backend="reverse", sampling_errors=False)
     assert (estimated.trace_stderr > 0).all()
 
 

@@ -136,10 +136,11 @@ def test_numbers_at_equal_size_are_those_of_g_and_say_so(activation):
     own = matched.own_numbers(found)
     tests = matched.against_largest(found, repetitions=20, trials=0)
     assert {t.matrix for t in tests} == {"ggn"}
+    dense = {p: exact.dense(objective, p, "ggn") for p in range(1, 4)}
     for t in tests:
         p = found.parts.index(t.part)
         assert t.test.value == own[t.number][p]
-        G = exact.dense(objective, p, "ggn")
+        G = dense[p]
         value = torch.linalg.eigvalsh(G)[-1] if t.number.startswith("lambda_max") else G.trace()
         below = found.uncertainty[p] if t.number.endswith("per uncertainty") else 1.0
         assert t.test.value == pytest.approx(value.item() / below, rel=0.06)
@@ -203,7 +204,7 @@ def test_p_values_of_lambda_max_are_uniform_and_a_true_ratio_is_found():
         parts = rows(rng, small), rows(rng, large)
         for one in matched.against_largest(of_rows(*parts), repetitions=99, trials=0, seed=seed):
             p[one.number].append(one.test.p - 0.02 * rng.random())  # whose steps are 0.02 wide
-        if seed < 10:
+        if seed < 4:
             even = matched.against_largest(of_rows(rows(rng, 20), rows(rng, 40)), repetitions=1, seed=seed)
             stated.append(even[2].test.power)
         if seed < 40:
@@ -265,7 +266,7 @@ def with_draws(head, n_head, tail):
 def test_draws_stand_for_all_samples_of_their_part():
     """60 of 1,000 samples: the pool's numbers at the size of the tail, and p of two parts of one population."""
     rng, p, ends = np.random.default_rng(6), [], []
-    for seed in range(150):
+    for seed in range(90):
         head, tail = skewed(rng, 1000), skewed(rng, 30)
         found = with_draws(drawn_head(rng, head, 60), 1000, tail)
         both = matched.against_largest(found, repetitions=99, trials=0, seed=seed)
@@ -275,8 +276,8 @@ def test_draws_stand_for_all_samples_of_their_part():
         ends.append([[(a := one.test).low, a.median, a.high] for part in (both, every) for one in part])
     for values in np.array(p).T:
         assert kstest(values, "uniform").pvalue > 0.001
-        assert np.mean(values <= 0.05) < 0.11  # three standard errors above 5 %
-    drawn, whole = np.array(ends).reshape(150, 2, 2, 3).mean(axis=0)
+        assert np.mean(values <= 0.05) < 0.11  # less than three standard errors above 5 %
+    drawn, whole = np.array(ends).reshape(90, 2, 2, 3).mean(axis=0)
     np.testing.assert_allclose(drawn, whole, rtol=0.15)
 
 
@@ -297,20 +298,20 @@ def both_drawn(rng, scale=1.0):
 def test_the_error_of_a_draw_is_added_to_the_pools_numbers(monkeypatch):
     """A tail as large as the head: what draws of both are off by is more than what as many samples scatter."""
     rng = np.random.default_rng(8)
-    found = [both_drawn(rng) for _ in range(100)]
+    found = [both_drawn(rng) for _ in range(60)]
 
     def rejected():
         tests = [matched.against_largest(one, repetitions=99, trials=0, seed=k) for k, one in enumerate(found)]
         return np.mean([[one.test.p <= 0.05 for one in both] for both in tests], axis=0)
 
-    assert (rejected() < 0.12).all()  # three standard errors above 5 %
+    assert (rejected() < 0.12).all()  # less than three standard errors above 5 %
     monkeypatch.setattr(matched, "_of_draw", lambda *given: np.zeros(2))
     assert (rejected() > 0.3).all()
 
 
 def test_the_power_knows_that_a_sharper_part_has_a_larger_error_of_its_draw():
     rng = np.random.default_rng(10)
-    stated = [matched.against_largest(both_drawn(rng), repetitions=1, seed=seed)[0].test.power for seed in range(20)]
+    stated = [matched.against_largest(both_drawn(rng), repetitions=1, seed=seed)[0].test.power for seed in range(8)]
     sharper = [matched.against_largest(both_drawn(rng, 2.0), repetitions=99, trials=0, seed=k) for k in range(60)]
     had = np.mean([trace.test.p <= 0.05 for trace, _ in sharper])
     assert 0.3 < had < 0.9
@@ -338,7 +339,7 @@ def test_the_power_of_draws_is_that_which_is_had():
     rng, stated, found = np.random.default_rng(9), [], 0
     for seed in range(30):
         head = drawn_head(rng, skewed(rng, 1000), 60)
-        if seed < 10:
+        if seed < 4:
             one = matched.against_largest(with_draws(head, 1000, skewed(rng, 30)), repetitions=1, seed=seed)[1]
             stated.append(one.test.power)
         sharper = matched.against_largest(with_draws(head, 1000, skewed(rng, 30, scale=2.0)), repetitions=99, trials=0)
