@@ -20,7 +20,10 @@ def prepared(objective, **options):
     return evaluator._logits, state, forward(evaluator._logits, state, objective.batch(0, 0)[0], **options)
 
 
-@pytest.mark.parametrize("name", CASES)
+NETWORKS = [name for name in CASES if name != "balanced"]  # whose network another loss has too
+
+
+@pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_logits_are_those_of_the_plain_pass_at_other_points_and_batch_sizes(name, dtype):
     objective = CASES[name].objective(dtype=dtype)
@@ -140,7 +143,7 @@ def broken_states(objective, **options):
     yield fast, logits, tuple(t - 4 * n for t, n in zip(state, negative, strict=True)), inputs
 
 
-@pytest.mark.parametrize("name", [n for n, case in CASES.items() if not case.tokens])
+@pytest.mark.parametrize("name", [n for n in NETWORKS if not CASES[n].tokens])
 @pytest.mark.parametrize("kind", ["float32", "bfloat16", "float64"])
 def test_what_is_no_number_stays_none(name, kind):
     """Logits are nan where the plain pass has nan, for every weight, statistic and input that is not finite."""

@@ -143,7 +143,8 @@ def _reverse(objective, kind):
 
 
 def _overlap(objective):
-    return ls.overlap(objective, ls.spectrum(objective, steps=4, vectors=1, backend="reverse"), backend="reverse")
+    of = ls.spectrum(objective, steps=4, vectors=1, backend="reverse", sampling_errors=False)
+    return ls.overlap(objective, of, backend="reverse")
 
 
 def _bounded(objective, *, on_host=False):
@@ -153,7 +154,8 @@ def _bounded(objective, *, on_host=False):
     def room(device, limit):
         return 10 * few if on_host and device == CPU else few if limit else 0
 
-    options = {"steps": 30, "probes": 1, "backend": "reverse", "cache_bytes": 0, "sampling_errors": False}
+    objective = objective.alone("0")
+    options = {"steps": 12, "probes": 1, "backend": "reverse", "cache_bytes": 0, "sampling_errors": False}
     with mock.patch.object(memory, "room", room):
         found = ls.spectrum(objective, **options, trace="probes", memory_bytes=1)
     kept = found.provenance.get("basis")
@@ -162,7 +164,7 @@ def _bounded(objective, *, on_host=False):
 
 
 ANALYSES = {
-    "hessian": lambda o: ls.spectrum(o, steps=4, vectors=1),
+    "hessian": lambda o: ls.spectrum(o, steps=4, vectors=1, sampling_errors=False),
     "ggn": lambda o: ls.spectrum(o, operator="ggn", steps=4, backend="reverse"),
     "empirical-fisher": lambda o: ls.spectrum(o, operator="empirical-fisher", steps=4, backend="reverse"),
     "accuracy": lambda o: ls.spectrum(o, accuracy=0.3, backend="reverse"),
@@ -184,7 +186,7 @@ ANALYSES = {
     "features": ls.features,
     "gradients of draws": lambda o: ls.gradients(_drawn(o), sampling_errors=True),
     "sharpness": lambda o: ls.sharpness(o, draws=1),
-    "sharpness of draws": lambda o: ls.sharpness(_drawn(o), draws=1),
+    "sharpness of draws": lambda o: ls.sharpness(_drawn(o), draws=1, ascent_steps=2),
     "trajectory": lambda o: ls.trajectory(o, {"run": _path(o)}, n=3),
     "trajectory of draws": lambda o: ls.trajectory(_drawn(o), {"run": _path(o)}, n=3),
     "distances": lambda o: ls.distances(o, [_run(o)], source="points", over="all", barrier_points=3),

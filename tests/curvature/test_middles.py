@@ -1,5 +1,7 @@
 """Matrices between Jacobians as sums of squares, against dense matrices in float64."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
@@ -74,6 +76,7 @@ def wide():
     return model, ls.make_objective(model, (inputs, labels), parts="class", dtype=torch.float64)
 
 
+@cache
 def dense(wide, part):
     """Return H, G and the traces of single samples' G."""
     model, objective = wide

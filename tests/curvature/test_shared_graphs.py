@@ -61,8 +61,8 @@ class Recurrent(nn.Module):
     ("name", "kind", "dtype"),
     [
         ("residual-gelu", "hessian", torch.float32),
-        ("attention", "hessian", torch.float64),
-        ("mlp-norm", "ggn", torch.float64),
+        ("mlp-norm", "hessian", torch.float64),
+        ("attention", "ggn", torch.float64),
         ("balanced", "residual", torch.float32),
     ],
 )

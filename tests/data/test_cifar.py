@@ -200,7 +200,7 @@ def test_the_real_cifar10_long_tail_has_the_counts_of_the_literature(cifar_root)
     assert test.class_counts.tolist() == PAPER_COUNTS
     assert train.class_names[:2] == ("airplane", "automobile")
     assert load("cifar10", root=cifar_root, imbalance=100).fingerprint == train.fingerprint
-    inputs, _ = test.batch(np.arange(10000))
+    inputs, _ = test.batch(np.arange(0, 10000, 10))
     # normalised pixels have a mean near 0 and a spread near 1 (the stds are means over images: 0.2 against 0.25)
     assert inputs.mean().abs() < 0.05
     assert 1.1 < inputs.std() < 1.4

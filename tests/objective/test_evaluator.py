@@ -142,6 +142,7 @@ def test_points_come_back_in_order_and_only_the_missing_are_computed(tmp_path):
 def test_another_number_of_processes_keeps_all_finished_points(tmp_path, monkeypatch, before, after):
     objective = CASES["mlp-tanh"].objective()
     of_a_unit, calls, numbers = evaluator.of_a_unit, [], list(range(17))
+    evaluates = Evaluator(objective)
 
     def point_of(number):
         if len(calls) == 16:
@@ -151,7 +152,7 @@ def test_another_number_of_processes_keeps_all_finished_points(tmp_path, monkeyp
 
     def attempt(ranks):
         monkeypatch.setattr(evaluator, "of_a_unit", lambda n, most, _: of_a_unit(n, most, ranks))
-        return evaluate(Evaluator(objective), numbers, point_of, journal=kept)
+        return evaluate(evaluates, numbers, point_of, journal=kept)
 
     with journal.Journal.open(tmp_path / "out.h5", {}) as kept:
         with pytest.raises(RuntimeError, match="as a kill would"):
@@ -162,9 +163,7 @@ def test_another_number_of_processes_keeps_all_finished_points(tmp_path, monkeyp
     assert finished > 0
     assert calls == numbers[finished:]
     assert found.point.tolist() == numbers
-    np.testing.assert_array_equal(
-        found.loss, evaluate(Evaluator(objective), numbers, lambda n: moved(objective, n)).loss
-    )
+    np.testing.assert_array_equal(found.loss, evaluate(evaluates, numbers, lambda n: moved(objective, n)).loss)
 
 
 def test_a_finished_block_of_other_points_is_refused(tmp_path):

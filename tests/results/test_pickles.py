@@ -33,7 +33,7 @@ def read(content, known=None, persistent=None):
     return pickles.load(io.BytesIO(content), known, persistent)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(PLAIN, st.integers(2, pickle.HIGHEST_PROTOCOL))
 def test_data_are_read_as_python_reads_them(value, protocol):
     content = pickle.dumps(value, protocol)
