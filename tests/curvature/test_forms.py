@@ -9,7 +9,7 @@ import pytest
 import torch
 from cases import CASES, Case, concave
 from exact import dense, differences
-from hard import Applied, Bag, Softsign, by_rows, layers, objective_of
+from hard import Applied, Bag, Softplus, Softsign, by_rows, layers, objective_of
 from refusals import refused
 from torch import nn
 from torch.utils.data import DataLoader
@@ -21,6 +21,7 @@ from landscape.autodiff.differentiable import differentiable_attention
 from landscape.curvature import forms, functions, kinds
 from landscape.curvature.kinds import HESSIAN, KINDS, Kind
 from landscape.errors import InputError, NumericalError
+from landscape.objective import draws
 
 
 @pytest.fixture(params=[0, np.inf], ids=["traced", "plain"])
@@ -112,15 +113,16 @@ def test_one_trace_serves_all_parts_points_and_sizes_of_batches(traces):
 class Lengths(nn.Module):
     """A sum over tokens, of which a batch has as many as its longest sample."""
 
-    def __init__(self):
+    def __init__(self, activation):
         super().__init__()
-        self.word, self.fc = nn.Embedding(7, 4), nn.Linear(4, 3)
+        self.word, self.fc, self.activation = nn.Embedding(7, 4), nn.Linear(4, 3), activation
 
     def forward(self, x):
-        return self.fc((self.word(x) * (x > 0)[..., None]).sum(1).tanh())
+        return self.fc(self.activation((self.word(x) * (x > 0)[..., None]).sum(1)))
 
 
-def test_samples_of_another_shape_than_the_traced_ones_are_right(traces):
+def ragged(activation=torch.tanh):
+    """12 samples of which the eighth is longer than the others."""
     torch.manual_seed(0)
     data = [(torch.randint(1, 7, (2 + (i == 7),)), i % 3) for i in range(12)]
 
@@ -129,7 +131,11 @@ def test_samples_of_another_shape_than_the_traced_ones_are_right(traces):
         return nn.utils.rnn.pad_sequence(list(tokens), batch_first=True), torch.tensor(labels)
 
     loader = DataLoader(data, batch_size=12, collate_fn=collate)
-    objective = ls.make_objective(Lengths(), loader, dtype="float64", device="cpu")
+    return ls.make_objective(Lengths(activation), loader, dtype="float64", device="cpu")
+
+
+def test_samples_of_another_shape_than_the_traced_ones_are_right(traces):
+    objective = ragged()
     v, index = vector(objective), np.arange(12)
     found = forms.quadratic_forms(objective, HESSIAN, index, v)
     assert traces
@@ -193,6 +199,108 @@ def test_no_trace_is_made_for_batches_that_take_backward_passes_at_once(traces):
     objective = CASES["mlp-tanh"].objective(batch_size=4)
     forms.quadratic_forms(objective, HESSIAN, objective.members[0], vector(objective))
     assert not traces
+
+
+def test_samples_that_were_compared_in_longer_ones_are_compared_again(traces, monkeypatch):
+    objective = ragged()
+    v, index = vector(objective), np.arange(12)
+    shorter = np.delete(index, 7)
+    expected = forms.quadratic_forms(objective, HESSIAN, shorter, v)
+    # private: the stage of the trace that each vector runs through, which only the shorter ones take
+    product = linearize.Linearized.product
+    monkeypatch.setattr(linearize.Linearized, "product", lambda *given: [1.01 * t for t in product(*given)])
+    found = forms.forms_along(objective, HESSIAN, [(index, v), (shorter, v)])
+    np.testing.assert_allclose(found[1], expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize("kind", ["hessian", "residual"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("drawn", [False, True], ids=["all", "drawn"])
+def test_second_derivatives_suffice_where_the_third_is_cut_off(kind, dtype, drawn, caplog):
+    def objective(activation, dtype):
+        made = objective_of(partial(layers, Applied(activation)), batch_size=6, dtype=dtype, scale=2)
+        return draws.draw_samples(made, 6, seed=1, even=draws.AT) if drawn else made
+
+    own, same = objective(Softplus.apply, dtype), objective(nn.functional.softplus, torch.float64)
+    assert own.members[0].size == 6 + (not drawn)
+    for seed in range(2):
+        v = vector(same, seed)
+        pieces = [(index, v) for index in (np.concatenate(same.members), *same.members, same.members[1][:1])]
+        expected = forms.forms_along(same, KINDS[kind], pieces)
+        assert "one by one" not in caplog.text
+        found = [forms.quadratic_forms(own, KINDS[kind], *piece) for piece in pieces]
+        found += forms.forms_along(own, KINDS[kind], pieces)
+        for ours, theirs in zip(found, 2 * expected, strict=True):
+            atol = (1e-11 if dtype == torch.float64 else 1e-5) * np.abs(expected[0]).max()
+            np.testing.assert_allclose(ours, theirs, atol=atol)
+        product = ls.curvature_operator(same, kind).matvec(v.expand(2, 1, -1).contiguous())[0, 0]
+        assert found[1].mean() == pytest.approx((v @ product).item(), rel=1e-8 if dtype == torch.float64 else 1e-4)
+        assert caplog.text.count("one by one") == 1
+        caplog.clear()
+        own = objective(Softplus.apply, dtype)  # another one, of which nothing has been said
+
+
+def test_second_derivatives_suffice_for_longer_samples_too(caplog):
+    own, same = ragged(Softplus.apply), ragged(nn.functional.softplus)
+    pieces = [(index, vector(same)) for index in (np.arange(12), np.delete(np.arange(12), 7))]
+    found, expected = (forms.forms_along(o, HESSIAN, pieces) for o in (own, same))
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-10)
+    assert caplog.text.count("one by one") == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("kind", ["hessian", "residual"])
+@pytest.mark.usefixtures("both_ways")
+def test_an_operation_whose_third_backward_pass_fails_has_forms(kind, dtype, caplog):
+    torch.manual_seed(2)
+    data = torch.randn(12, 2, 6, 6), torch.arange(12) % 3
+    conv, up = nn.Conv2d(2, 4, 3, stride=2), nn.ConvTranspose2d(4, 2, 3, stride=2, output_padding=1)
+    model = nn.Sequential(conv, nn.Softplus(), up, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 3))
+    objective = ls.make_objective(model, data, parts="all", dtype=dtype, device="cpu")
+    v, rel = vector(objective), 1e-9 if dtype == torch.float64 else 1e-4
+    found = forms.quadratic_forms(objective, KINDS[kind], np.arange(12), v)
+    few = forms.quadratic_forms(objective, KINDS[kind], np.arange(3), v)
+    np.testing.assert_allclose(found[:3], few, atol=rel * np.abs(found).max())
+    product = ls.curvature_operator(objective, kind).matvec(v.to(dtype).expand(1, 1, -1).contiguous())[0, 0]
+    assert found.mean() == pytest.approx((v @ product.double()).item(), rel=rel)
+    assert "one by one" not in caplog.text
+
+
+def test_only_samples_that_were_not_compared_are_taken_alone(monkeypatch):
+    objective = CASES["mlp-tanh"].objective(partition="all", batch_size=11)  # 11 + 4
+    index, v, alone = objective.members[0], vector(objective), []
+    # private: the products of single samples
+    one_by_one = forms._one_by_one
+    monkeypatch.setattr(forms, "_one_by_one", lambda *given: alone.append(len(given[-1])) or one_by_one(*given))
+    first, last, other = forms.forms_along(objective, HESSIAN, [(index, v), (index[-4:], v), (index[:3], v)])
+    assert alone == [4, 4]
+    np.testing.assert_allclose(last, first[-4:], rtol=1e-10)
+    np.testing.assert_allclose(other, first[:3], rtol=1e-10)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("nats", [22, 30, 40])
+def test_rounding_in_the_loss_of_fitted_samples_is_no_error(nats, dtype, caplog):
+    torch.manual_seed(0)
+    model, x = layers(nn.Tanh()), torch.randn(3) + 1e-2 * torch.randn(12, 3)
+    with torch.no_grad():
+        z = model(x)
+        for p in model[-1].parameters():
+            p *= nats / (z[0, 0] - z[0, 1]).abs()
+    objective = ls.make_objective(model, (x, z.argmax(1)), parts="all", dtype=dtype, device="cpu")
+    with caplog.at_level(logging.INFO):
+        for seed in range(5):
+            forms.quadratic_forms(objective, HESSIAN, np.arange(12), vector(objective, seed))
+    assert "another way" not in caplog.text
+
+
+@pytest.mark.parametrize("batch_size", [4, 9])
+@pytest.mark.parametrize("kind", ["hessian", "residual"])
+def test_where_there_is_no_second_derivative_forms_are_refused(kind, batch_size):
+    objective = objective_of(partial(layers, Applied(Softsign.apply)), batch_size=batch_size)
+    with refused(NumericalError, "once_differentiable", operator="ggn"):
+        forms.quadratic_forms(objective, KINDS[kind], objective.members[0], vector(objective))
 
 
 def test_a_loss_without_a_second_derivative_is_named():
