@@ -143,10 +143,10 @@ class Products:
                 f"vectors must have shape (parts, block, parameters) = ({len(problem.parts)}, K, {layout.size}), "
                 f"got {tuple(V.shape)}"
             )
-        out = torch.zeros_like(V)
+        out = torch.zeros(V.shape, dtype=V.dtype, device=V.device)
         for row, part in enumerate(problem.parts):
             self._check(part)
-            tangents = [layout.tensors(v) for v in V[row]]
+            tangents = [_own(layout.tensors(v.contiguous())) for v in V[row]]
             for number in range(part.n_batches):
                 for k, product in enumerate(self._of_batch(row, number, tangents)):
                     for total, piece in zip(layout.tensors(out[row, k]), product, strict=True):
@@ -247,6 +247,11 @@ class Products:
             self._used += size
             self._cache[row, number] = found
         return found
+
+
+def _own(tensors: Tensors) -> Tensors:
+    """Copy tensors that begin at an odd number of their memory: a model that views a parameter as complex fails there."""
+    return tuple(t.clone() if t.storage_offset() % 2 else t for t in tensors)
 
 
 def by_reverse(problem: Problem, kind: Kind, batch: Batch, vs: list[Tensors]) -> list[Tensors]:
@@ -358,7 +363,7 @@ def _disagreement(problem: Problem, kind: Kind, linearized: Linearized, batch: B
     layout = problem.layout
     generator = torch.Generator().manual_seed(0)
     flat = torch.randn(layout.size, generator=generator).to(problem.device, problem.dtype)
-    v = layout.tensors(flat / flat.norm())
+    v = _own(layout.tensors(flat / flat.norm()))
     try:
         ours = layout.flat(linearized.product(linearized.residuals(*batch), v))
     except Exception as error:  # as in _at_point

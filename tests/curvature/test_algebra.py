@@ -273,3 +273,35 @@ def test_numbers_out_of_range_are_named(hessian):
     ):
         with pytest.raises(InputError, match=words):
             call()
+
+
+class Complex(torch.nn.Module):
+    """Takes pairs of real numbers as complex ones, which PyTorch does only of numbers side by side; or computes alike."""
+
+    def __init__(self, before, *, views=True):
+        super().__init__()
+        self.before = torch.nn.Parameter(torch.zeros(before)) if before else torch.zeros(1)
+        self.pairs, self.views = torch.nn.Parameter(torch.randn(4, 3, 2)), views
+
+    def forward(self, x):
+        if self.views:
+            pairs = torch.view_as_complex(self.pairs)
+            return (x.to(pairs.dtype) @ pairs).abs() + self.before.sum()
+        return ((x @ self.pairs[..., 0]) ** 2 + (x @ self.pairs[..., 1]) ** 2).sqrt() + self.before.sum()
+
+
+@pytest.mark.parametrize("backend", ["linearized", "reverse"])
+@pytest.mark.parametrize("before", [0, 3], ids=["at an even place", "at an odd place"])
+def test_parameters_that_a_model_views_as_complex_are_multiplied_wherever_they_stand(before, backend):
+    data = torch.randn(12, 4, generator=torch.Generator().manual_seed(2)), torch.arange(12) % 3
+    nets = []
+    for views in (True, False):
+        torch.manual_seed(0)
+        nets.append(Complex(before, views=views))
+    objective, real = (ls.make_objective(net, data, dtype="float64") for net in nets)
+    H, exact = ls.curvature_operator(objective, backend=backend), dense(real, 0)
+    V = vectors(24 + before, 2)
+    assert close(H @ V, exact @ V)
+    assert close(H @ V[:, 0], exact @ V[:, 0])
+    assert close(H.to_scipy().matmat(V.numpy()), exact @ V)
+    assert close(H.matvec(V.T[None])[0].T, exact @ V)
