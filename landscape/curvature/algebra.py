@@ -26,7 +26,7 @@ from torch import Tensor
 from landscape.autodiff import devices, distributed
 from landscape.autodiff.distributed import ALONE, Team
 from landscape.autodiff.wide import wide, zeros
-from landscape.curvature import lanczos, pairs, probing
+from landscape.curvature import lanczos, pairs, probing, ranges
 from landscape.errors import InputError, arg, positions
 from landscape.objective.objective import Objective
 
@@ -227,7 +227,9 @@ class Operator:
         total, squares = zeros((2, len(self.parts), self.size), self.device)
         for number in range(probes):
             z = lanczos.probe(self.size, seed=seed, number=number, stream="diagonal").to(self.device, self.dtype)
-            sample = wide(z * self.matvec(z.expand(len(self.parts), 1, -1))[:, 0])
+            product = self.matvec(z.expand(len(self.parts), 1, -1))[:, 0]
+            ranges.refuse(product, self)  # errors come from squares
+            sample = wide(z * product)
             total += sample
             squares += sample**2
         mean = total / probes

@@ -92,6 +92,7 @@ class Split:
             keep=False,
             without=lambda W: self.without(W[0])[1][None],
             scale=scale,
+            of=self.operator,
         )
         solved = runs.solved(0, 0)
         self.samples.append(float(values.sum()) + rest_norm2 * runs.alpha[0, 0, 0])
@@ -149,7 +150,16 @@ def split(
 
     m = n_restarted(capacity, wanted)
     pairs = restarted.largest(
-        product, start, wanted, capacity=m, tol=tol, most=most, progress=report, team=operator.team, place=place
+        product,
+        start,
+        wanted,
+        capacity=m,
+        tol=tol,
+        most=most,
+        progress=report,
+        team=operator.team,
+        place=place,
+        of=operator,
     )
     good = np.arange(len(pairs.values)) < wanted
     good |= converged(pairs.values, pairs.residuals, tol=tol, scale=np.abs(pairs.values).max(initial=0))

@@ -27,8 +27,9 @@ from landscape.autodiff import trees
 from landscape.autodiff.backward import Tensors, inner, norm, pull, second
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.trees import Tree
-from landscape.curvature.kinds import Batch, Factors, Functions, Kind, Losses
-from landscape.errors import NumericalError, arg
+from landscape.autodiff.wide import place, wide
+from landscape.curvature.kinds import Batch, Factors, Functions, Kind, Loss, Losses
+from landscape.errors import NumericalError, arg, is_of_memory
 
 log = logging.getLogger(__name__)
 
@@ -102,15 +103,25 @@ def refuse_zero(of: Losses, factors: Factors, z: Tensor, targets: Tree) -> None:
     if first.is_floating_point() and first.numel() == z.numel():
         drawn.append(first.reshape(z.shape) + 0.1 * drawn[0])  # a robust loss is curved only near its targets
     for at in (z, *drawn):
-        leaf = at.clone().requires_grad_()
-        with torch.enable_grad():
-            (found,) = second(loss(leaf, targets), (leaf,), [(torch.ones_like(leaf).cumsum(1),)])
-        if found[0].count_nonzero():
+        if _bends(loss, at, targets):
             return
+    try:  # a number that is zero in float32 only is no property of the loss: products say so
+        if any(_bends(loss, wide(at), trees.to(targets, place(at.device), torch.float64)) for at in (z, *drawn)):
+            return
+    except Exception as error:  # a loss of the user may be written for float32 only, and then raise any error
+        if is_of_memory(error):
+            raise
     raise NumericalError(
         "the second derivative of the loss in the model's outputs is zero, and so is a matrix that is made of it: it "
         f"says nothing of this loss; {arg('operator', 'hessian')} and {arg('operator', 'empirical-fisher')} do"
     )
+
+
+def _bends(loss: Loss, z: Tensor, targets: Tree) -> bool:
+    leaf = z.clone().requires_grad_()
+    with torch.enable_grad():
+        (found,) = second(loss(leaf, targets), (leaf,), [(torch.ones_like(leaf).cumsum(1),)])
+    return bool(found[0].count_nonzero())
 
 
 class _Precision(TorchDispatchMode):

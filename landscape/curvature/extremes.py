@@ -117,6 +117,7 @@ def ends(
         progress=lambda step: report(min(0.99, step / (2 * FIRST))),
         team=operator.team,
         place=place,
+        of=operator,
     )
     solved = runs.solved(0, 0)
     below, above = quadrature.beyond(runs.alpha[0, 0], runs.beta[0, 0], mass)

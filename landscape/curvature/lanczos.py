@@ -28,6 +28,7 @@ from landscape.autodiff import devices
 from landscape.autodiff.distributed import ALONE, Team
 from landscape.autodiff.wide import wide
 from landscape.callables import checked
+from landscape.curvature import ranges
 from landscape.curvature.places import PIECE, WHOLE, Place, dots
 from landscape.errors import InputError, NumericalError, arg, check_choice
 from landscape.results import quadrature
@@ -160,6 +161,7 @@ def lanczos(
     without: Callable[[Tensor], Tensor] | None = None,
     place: Place = WHOLE,
     scale: float = 0.0,
+    of: ranges.Subject | None = None,
 ) -> Tridiagonal:
     """Run the Lanczos process from each probe, all runs in lock-step.
 
@@ -180,18 +182,21 @@ def lanczos(
             projection of the products alone, rounding leads out of the subspace if the matrix is definite in it.
         place: of the basis, as it is kept.
         scale: largest |eigenvalue| that was removed from the matrix, whose rounding its products have.
+        of: whose products they are, for messages.
 
     Returns:
         Coefficients in float64 and the basis.
 
     Raises:
         InputError: no steps, or a probe of length zero.
-        NumericalError: the products are not those of a symmetric matrix.
+        NumericalError: the products are not those of a symmetric matrix, or they are too small or too large.
     """
     if steps < 1:
         raise InputError(f"{arg('steps')} must be at least 1, got {steps}")
     limit = min(probes.shape[-1], max(steps, max_steps or steps))
-    runs = _Runs(probes, min(limit, steps), limit, team=team, place=place, keep=keep, without=without, scale=scale)
+    runs = _Runs(
+        probes, min(limit, steps), limit, team=team, place=place, keep=keep, without=without, scale=scale, of=of
+    )
     while runs.running.any() and runs.taken < limit:
         if runs.taken == runs.capacity:
             if more is None or not team.agreed(np.array([more(runs.result())]))[0]:
@@ -217,6 +222,7 @@ class _Runs:
         keep: bool,
         without: Callable[[Tensor], Tensor] | None,
         scale: float,
+        of: ranges.Subject | None,
     ) -> None:
         n_parts, n_probes, size = probes.shape
         n_runs, flat = n_parts * n_probes, probes.reshape(-1, size)
@@ -224,6 +230,7 @@ class _Runs:
         if not (self.norm > 0).all():
             raise InputError("a probe has length zero")
         self.shape, self.team, self.place, self.keep, self.without = probes.shape, team, place, keep, without
+        self.of = of
         self.capacity, self.taken = capacity, 0  # steps for which there is room, and those that are finished
         self.v, self.before = _unit(flat, self.norm), torch.zeros(0)  # the last vectors, and those before them
         own = place.kept(self.v)
@@ -259,6 +266,8 @@ class _Runs:
         """Take the next step of all runs; those that have ended stay at zero."""
         j, eps = self.taken, torch.finfo(self.v.dtype).eps
         w = matvec(self.v.reshape(self.shape)).reshape(self.v.shape).clone()
+        if j == 0:
+            ranges.refuse(w, self.of)
         if j == 1:
             self._check_symmetric(matvec, w)
         # float64 for the coefficients: the tridiagonal matrix is tiny, its rounding is not.
@@ -310,7 +319,7 @@ class _Runs:
         off = np.where(self.running, np.abs(there - back) / self.scale, 0)
         # Rounding is a few hundred units of eps, along the same vectors as the products themselves.
         if (off > 3 * torch.finfo(w.dtype).eps ** 0.5).any():
-            _refuse_asymmetric(matvec, self.v.reshape(self.shape), off, there, back, self.scale)
+            _refuse_asymmetric(matvec, self.v.reshape(self.shape), off, there, back, self.scale, self.of)
 
 
 def _unit(vectors: Tensor, lengths: Tensor) -> Tensor:
@@ -328,6 +337,7 @@ def _refuse_asymmetric(
     there: np.ndarray,
     back: np.ndarray,
     scale: np.ndarray,
+    of: ranges.Subject | None,
 ) -> None:
     """Refuse the matrix if u . A v differs from v . A u for the first two vectors of a run; only one product is new.
 

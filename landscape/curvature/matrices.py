@@ -14,6 +14,7 @@ from torch import Tensor
 
 from landscape.autodiff.wide import wide
 from landscape.callables import checked
+from landscape.curvature import ranges
 from landscape.curvature.algebra import Exact, Operator
 from landscape.errors import InputError, NumericalError
 
@@ -181,7 +182,9 @@ def _refuse_asymmetric(
 ) -> None:
     """Compare u . A v with v . A u for two Gaussian vectors; with Rademacher vectors they may agree by chance."""
     vectors = torch.randn(size, 2, generator=torch.Generator().manual_seed(0)).to(device, dtype)
-    products = wide(columns(vectors))
+    products = columns(vectors)
+    ranges.refuse(products.T)  # before squares vanish or overflow
+    products = wide(products)
     across = wide(vectors).T @ products
     off, length = (across[0, 1] - across[1, 0]).abs().item(), products.norm().item()
     if off > _ASYMMETRY * length:

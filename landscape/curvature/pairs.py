@@ -96,10 +96,19 @@ def largest(
             "%s: a Lanczos basis does not fit into memory: a restarted run with %d vectors finds the largest "
             "eigenvalues", operator.parts[0], number,
         )  # fmt: skip
-        pairs = restarted.largest(product, start, n, capacity=number, tol=tol, most=max_steps, team=team, place=place)
+        pairs = restarted.largest(
+            product, start, n, capacity=number, tol=tol, most=max_steps, team=team, place=place, of=operator
+        )
         return pairs.values[:n], pairs.residuals[:n], _towards(start, pairs.vectors[:n].clone(), place)
     run = lanczos(
-        operator.matvec, start[None, None], steps, more=unconverged(tol, n), max_steps=max_steps, team=team, place=place
+        operator.matvec,
+        start[None, None],
+        steps,
+        more=unconverged(tol, n),
+        max_steps=max_steps,
+        team=team,
+        place=place,
+        of=operator,
     )
     solved = run.solved(0, 0)
     count = min(n, len(solved.values))

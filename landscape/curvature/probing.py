@@ -181,6 +181,7 @@ def run(operator: "Operator", plan: Plan, report: Callable[[float], None], *, es
             progress=partial(advance, begin),
             team=operator.team,
             place=place,
+            of=operator,
         )
         for k in range(len(numbers)):
             solved = runs.solved(0, k)

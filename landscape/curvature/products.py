@@ -20,6 +20,7 @@ from landscape.autodiff.known import Known
 from landscape.autodiff.linearize import Linearized, Stages, linearize, n_bytes
 from landscape.autodiff.tracing import TRACE_SIZES, NotTraceableError
 from landscape.autodiff.trees import Tree
+from landscape.curvature import ranges
 from landscape.curvature.checks import fault_of_second_derivative, some_of
 from landscape.curvature.kinds import Batch, Functions, Kind, Tensors
 from landscape.errors import InputError, NumericalError, arg, is_of_memory, one_line
@@ -81,6 +82,7 @@ class _Seen:
     """The checks that have been made, shared by the products of all parts."""
 
     parts: set[str] = field(default_factory=set)
+    zeros: set[str] = field(default_factory=set)  # parts whose products were zero
     batches: dict[tuple[str, Team, int], bool] = field(default_factory=dict)  # whether the trace is right for the batch
 
 
@@ -158,9 +160,33 @@ class Products:
             raise NumericalError(
                 f"a product with the {self.kind.name} of {names} is not finite: try {arg('dtype', 'float64')}"
             )
+        if problem.dtype != torch.float64 and not out.any():
+            self._refuse_vanished(V)
         if problem.weight_decay and self.kind.decays:
             out += problem.weight_decay * V
         return out
+
+    def _refuse_vanished(self, V: Tensor) -> None:
+        """Refuse products that are zero in the model's precision only, as those of losses of 1e-50 are in float32."""
+        for part, vectors in zip(self.problem.parts, V, strict=True):
+            if part.name in self._seen.zeros or not vectors.any():
+                continue
+            self._seen.zeros.add(part.name)
+            try:
+                wide = self.problem.wide()
+                (example,) = (p.example() for p in wide.parts if p.name == part.name)
+                v = vectors[0].to(wide.device, wide.dtype)
+                products = by_reverse(wide, self.kind, some_of(example, 4), [wide.layout.tensors(v)])[0]
+            except Exception as error:  # as in `_check`
+                log.info("products that are zero are not compared with those in float64: %s", one_line(error))
+                continue
+            size = max(float(t.abs().max()) for t in products if t.numel())
+            if 0 < size < ranges.limits(self.problem.dtype)[0]:  # what is larger is rounding
+                raise NumericalError(
+                    f"products of size {size:.1g} with the {self.kind.name} of {part.name} are zero in "
+                    f"{str(self.problem.dtype).removeprefix('torch.')}: use {arg('dtype', 'float64')}, or multiply the "
+                    "loss by a number"
+                )
 
     def _check(self, part: Part) -> None:
         """Refuse a part if the second derivative is wrong for its first samples; each part is checked once."""
@@ -250,7 +276,7 @@ class Products:
 
 
 def _own(tensors: Tensors) -> Tensors:
-    """Copy tensors that begin at an odd number of their memory: a model that views a parameter as complex fails there."""
+    """Copy tensors that begin at an odd place of their memory, where a view as complex numbers fails."""
     return tuple(t.clone() if t.storage_offset() % 2 else t for t in tensors)
 
 

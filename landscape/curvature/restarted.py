@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from landscape.autodiff.distributed import ALONE, Team
+from landscape.curvature import ranges
 from landscape.curvature.lanczos import BREAKDOWN
 from landscape.curvature.places import PIECE, WHOLE, Place, dots
 from landscape.errors import InputError
@@ -49,6 +50,7 @@ def largest(
     progress: Callable[[int], None] | None = None,
     team: Team = ALONE,
     place: Place = WHOLE,
+    of: ranges.Subject | None = None,
 ) -> Pairs:
     """Find the largest eigenvalues of a symmetric matrix with few vectors in memory.
 
@@ -62,12 +64,14 @@ def largest(
         progress: called with the number of finished products.
         team: processes that compute each product together; all run the same steps.
         place: of the vectors, as they are kept.
+        of: whose products they are, for messages.
 
     Returns:
         The pairs.
 
     Raises:
         InputError: the capacity is too small, or the start vector is zero.
+        NumericalError: the products are too small or too large.
     """
     if wanted < 1 or capacity < wanted + 3:
         raise InputError(f"{wanted} eigenvectors need {wanted + 3} vectors in memory at least, {capacity} fit")
@@ -84,7 +88,10 @@ def largest(
     while True:
         size, rest = capacity, 0.0
         for j in range(begin, capacity):
-            w = place.kept(product(place.whole(V[j], start.device))).clone()
+            w = product(place.whole(V[j], start.device))
+            if not taken:
+                ranges.refuse(w[None], of)
+            w = place.kept(w).clone()
             taken += 1
             along = np.zeros(j + 1)
             for _ in range(2):

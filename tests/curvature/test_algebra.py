@@ -276,7 +276,7 @@ def test_numbers_out_of_range_are_named(hessian):
 
 
 class Complex(torch.nn.Module):
-    """Takes pairs of real numbers as complex ones, which PyTorch does only of numbers side by side; or computes alike."""
+    """Views pairs of numbers as complex ones, which must be side by side; or computes the same without."""
 
     def __init__(self, before, *, views=True):
         super().__init__()
