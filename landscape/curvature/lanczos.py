@@ -354,11 +354,15 @@ def _refuse_asymmetric(
     off = np.where(scale > rounding, off, 0)
     if (off > 3 * eps**0.5).any():
         k = int(off.argmax())
+        name = ranges.named(of, k, len(off))
+        found = f"u.Av = {there[k]:.6g} and v.Au = {back[k]:.6g} for its first two vectors"
+        if of is None or of.objective is None:
+            raise NumericalError(f"{name} is not symmetric: {found}; give (A + A^T) / 2")
         # The loss of a fitted sample has derivatives in which float32 may lose all digits, see objective/precise.py.
         narrow = like.dtype == torch.float32
-        cause = "its products are wrong" + (", or float32 is too coarse for them" if narrow else "")
+        coarse = ", or float32 is too coarse for them" if narrow else ""
         remedies = [arg("dtype", "float64")] * narrow + [arg("backend", "reverse")]
         raise NumericalError(
-            f"the matrix is not symmetric: u.Av = {there[k]:.6g} and v.Au = {back[k]:.6g} for its first two vectors, "
-            f"so {cause}; try {' or '.join(remedies)}"
+            f"{name} is not symmetric: {found}, so its products are wrong{coarse}, or the losses of its samples are so "
+            f"small that their derivatives have cancelled to rounding; try {' or '.join(remedies)}"
         )

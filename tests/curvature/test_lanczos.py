@@ -1,5 +1,7 @@
 """Lanczos on matrices of known spectrum."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -187,3 +189,29 @@ def test_the_basis_of_millions_of_parameters_is_orthonormal_in_float32():
     values[:: size // 50] += torch.linspace(0.5, 8, len(values[:: size // 50]))
     V = lanczos(lambda V: V * values, probe(size, seed=0, number=0)[None, None], 3).basis[0, 0].double()
     torch.testing.assert_close(V @ V.T, torch.eye(4, dtype=torch.float64), rtol=0, atol=1e-6)
+
+
+class Slightly:
+    """A user's matrix that is not symmetric by less than is seen when it is taken."""
+
+    shape = (60, 60)
+    matrix = with_spectrum(np.linspace(-2, 5, 60)).numpy()
+    matrix[0, 1] += 0.05
+
+    def matvec(self, v):
+        return self.matrix @ v
+
+
+def test_a_matrix_of_the_user_that_is_not_symmetric_is_to_be_made_symmetric():
+    given = ls.matrix(Slightly())
+    with pytest.raises(NumericalError, match=r"not symmetric: .*; give \(A \+ A\^T\) / 2$"):
+        ls.spectrum(given, steps=60, probes=2)
+
+
+def test_wrong_products_of_an_objective_are_named_with_their_part_and_what_may_be_the_cause():
+    data = torch.randn(12, 4, generator=torch.Generator().manual_seed(0)), torch.arange(12) % 3
+    operator = ls.hessian(ls.make_objective(torch.nn.Linear(4, 3), data, parts="class"))["1"]
+    wrong = replace(operator, matvec=lambda V: V + V.roll(1, -1))
+    words = "the hessian of 1 is not symmetric", "so small", "dtype='float64' or backend='reverse'"
+    with refused(NumericalError, *words):
+        ls.spectrum(wrong, steps=10, probes=2)
