@@ -78,20 +78,22 @@ def _same(now: Tensor, then: Tensor) -> bool:
     return torch.equal(now, then) or bool(((now == then) | (now.isnan() & then.isnan())).all())
 
 
-def check(objective: "Objective") -> Kept:
+def check(objective: "Objective", origin: nn.Module) -> Kept:
     """Evaluate model and loss on a few samples, and refuse what cannot be analysed.
 
     Args:
         objective: model, loss and data.
+        origin: the caller's model, of which the objective has a copy; it is not run.
 
     Returns:
         The losses with which `verify` compares at the end of an analysis.
 
     Raises:
-        InputError: the loss is not one fixed number for each sample, or does not depend on the parameters.
+        InputError: the loss is not one fixed number for each sample, or does not depend on the parameters, or a forward
+            pass changes these.
         NumericalError: the loss is not finite.
     """
-    return memory.halving(partial(_checked, objective))
+    return memory.halving(partial(_checked, objective, origin))
 
 
 def reason(objective: "Objective", inputs: Tree) -> str:
@@ -109,13 +111,14 @@ def _remedy(values: object, n: int) -> str:
     return 'use reduction="none"'
 
 
-def _checked(objective: "Objective") -> Kept:
+def _checked(objective: "Objective", origin: nn.Module) -> Kept:
     for name, t in zip(objective.layout.names, objective.theta, strict=True):
         overflow.refuse_huge(name, t)
     index = np.concatenate(objective.members)[: min(4, objective.batch_size + 1)]
     inputs, targets = objective.samples.batch(index, objective.device, objective.dtype)
     if _takes_gradients(objective, inputs):
         allow_gradients(objective.model)
+    _refuse_moving(objective, origin, inputs)
     theta = [t.clone().requires_grad_() for t in objective.theta]
 
     def losses_of(some: slice) -> Tensor:
@@ -147,6 +150,33 @@ def _checked(objective: "Objective") -> Kept:
             f"the loss does not depend on the chosen parameters: do not detach it, or change {arg('params')}"
         )
     return kept
+
+
+def _refuse_moving(objective: "Objective", origin: nn.Module, inputs: Tree) -> None:
+    """Refuse a model whose forward pass changes its parameters in place, so that its loss is no function of them.
+
+    The objective's copy has run before, and what it changed may not change again: the caller's parameters are tried.
+
+    Raises:
+        InputError: it does.
+    """
+    moved = next((f"{n}.weight" for n, m in origin.named_modules() if getattr(m, "max_norm", None) is not None), None)
+    if moved is None:
+        model, varying = objective.model, objective.layout.names
+        others = [n for named in (model.named_parameters(), model.named_buffers()) for n, _ in named]
+        own = dict(zip([n for n in others if n not in varying], objective.fixed, strict=True))
+        own |= dict(zip(varying, objective.theta, strict=True))
+        theirs = {n: t.detach() for n, t in origin.named_parameters() if n in own}
+        taken = {n: theirs.get(n, t).to(t.device, t.dtype, copy=True) for n, t in own.items()}
+        with failures_named(inputs), differentiable_attention():
+            objective.logits([taken[n] for n in varying], inputs, [taken[n] for n in others if n not in varying])
+        moved = next((n for n, t in theirs.items() if not _same(t, taken[n])), None)
+    if moved is not None:
+        raise InputError(
+            f"the model's forward pass changes its parameter {moved.removeprefix('.')} in place, as max_norm does that "
+            "renormalises an embedding, so that its loss is no function of its parameters: change the parameter once, "
+            "and build the model without that, as by max_norm=None"
+        )
 
 
 def _refuse_mixed(together: Tensor, apart: Tensor) -> None:

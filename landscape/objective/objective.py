@@ -179,7 +179,7 @@ class Objective:
             _fixed={name: t for name, t in tensors.items() if name not in varying.names},
             theta=tuple(tensors[name].detach() for name in varying.names),
         )
-        kept = contract.check(objective)
+        kept = contract.check(objective, unwrapped(model))
         return replace(objective, _kept=kept, _theirs=contract.Origin.of(unwrapped(model)))
 
     @checked
@@ -208,7 +208,7 @@ class Objective:
         about = {"checkpoint": None, "weights_sha256": _digest(items.described(t) for t in _tensors(own).values())}
         dropped = {name for name in self.source if name.startswith("checkpoint")}
         found = replace(found, source={n: v for n, v in self.source.items() if n not in dropped} | about)
-        kept = contract.check(found)
+        kept = contract.check(found, unwrapped(model))
         return replace(found, _kept=kept, _theirs=contract.Origin.of(unwrapped(model)))
 
     def of_network(self, model: nn.Module) -> "Objective":

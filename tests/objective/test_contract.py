@@ -389,3 +389,36 @@ def test_weights_keep_the_digits_that_file_and_analysis_have(tmp_path, wide, dty
     lost = torch.promote_types(wide, objective.dtype) != objective.dtype
     notes = " ".join(objective.source["checkpoint_notes"])
     assert (f"from {wide}" in notes) == (lost or (wide == torch.bfloat16 and dtype == "float32"))
+
+
+class Renormalised(nn.Module):
+    """An embedding that its forward pass changes, by PyTorch's own means or by hand."""
+
+    def __init__(self, *, max_norm=None, by_hand=False):
+        super().__init__()
+        torch.manual_seed(0)
+        self.table, self.out, self.by_hand = nn.Embedding(6, 3, max_norm=max_norm), nn.Linear(3, 3), by_hand
+
+    def forward(self, tokens):
+        if self.by_hand:
+            self.table.weight.data.clamp_(-0.5, 0.5)
+        return self.out(self.table(tokens).sum(1))
+
+
+TOKENS = torch.randint(0, 6, (12, 5), generator=torch.Generator().manual_seed(0)), torch.arange(12) % 3
+
+
+@pytest.mark.parametrize("params", [None, "out"])
+@pytest.mark.parametrize("changes", [{"max_norm": 0.5}, {"max_norm": 1e3}, {"by_hand": True}], ids=str)
+def test_a_model_whose_forward_pass_changes_its_parameters_is_refused_and_no_other(changes, params):
+    with refused(InputError, "table.weight", "forward pass", "max_norm=None"):
+        ls.make_objective(Renormalised(**changes), TOKENS, params=params)
+    model = Renormalised()
+    objective = ls.make_objective(model, TOKENS, params=params)
+    with refused(InputError, "table.weight", "forward pass"):
+        objective.at(Renormalised(**changes))
+    with torch.no_grad():
+        model.out.weight *= 2
+    with refused(InputError, "the model has changed", "objective.at(model)"):
+        ls.spectrum(objective)
+    assert np.isfinite(ls.spectrum(objective.at(model)).lambda_max).all()
