@@ -18,10 +18,11 @@ from landscape.analyses.row_numbers import are_worth_it, most_rows
 from landscape.autodiff import trees
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.wide import wide
-from landscape.curvature import rows, rows_apart, tails
+from landscape.curvature import ranges, rows, rows_apart, tails
 from landscape.curvature.forms import forms_along
 from landscape.curvature.kinds import KINDS, Factors, Kind
 from landscape.curvature.lanczos import probe
+from landscape.curvature.operators import curvature_operator
 from landscape.curvature.outputs import Keep, largest
 from landscape.curvature.rows import Found, Lengths, Rows, Stored
 from landscape.errors import InputError
@@ -209,6 +210,7 @@ def samples(
 
     Raises:
         InputError: the matrix has no factors.
+        NumericalError: gradients of the samples are too small or too large.
     """
     if kind.factors is None:
         raise InputError(f"the matrix {kind.name} has no rows")
@@ -226,6 +228,7 @@ def samples(
             keep = replace(keep, tol=0.0)
         known = _lengths_for_directions(objective, kind.factors, part, keep, seed, trace_tol)
         tol = _tol_for_directions(objective, known, min(cheap, most))
+    _refuse_vanished(objective, kind, part, known)
     kept, needed = None, 0
     for _ in range(2):
         n_rows, name = len(known.longest(tol)[0]), objective.partition.names[part]
@@ -251,6 +254,16 @@ def samples(
     given: dict[str, Any] = {"lengths": known, "kept": kept, "complete": complete, "needed": needed}
     made = Samples(objective=objective, part=part, kind=kind, **given)
     return with_rows_for_later(made, later)
+
+
+def _refuse_vanished(objective: Objective, kind: Kind, part: int, known: Lengths) -> None:
+    """Refuse rows whose squared lengths leave the range of numbers."""
+    total = float(known.weights @ np.abs(known.squares).sum(axis=1)) + float(np.abs(known.tail).sum())
+    ranges.refuse_squares(total, objective.dtype, f"{kind.name} of {objective.partition.names[part]}")
+    if total == 0 and objective.dtype != torch.float64:  # a product that is zero too is compared with float64
+        z = probe(objective.layout.size, seed=0, number=0, distribution="gaussian", stream="vanished")
+        operator = curvature_operator(objective, kind, backend="reverse").restrict([part])
+        operator.matvec(z.to(objective.device, objective.dtype)[None, None])
 
 
 def with_directions(found: Samples, cache_bytes: int) -> Samples:

@@ -33,7 +33,8 @@ from landscape.autodiff.recording import (
     used_otherwise,
 )
 from landscape.autodiff.sample_rows import SampleRows
-from landscape.errors import InputError, NumericalError
+from landscape.autodiff.wide import wide
+from landscape.errors import InputError, NumericalError, arg
 
 
 def group_gradients(
@@ -100,6 +101,12 @@ def check(model: nn.Module, losses: Losses, *, tolerance: float = 0.02) -> None:
     whole = torch.autograd.grad(values.mean(), list(chosen.values()), retain_graph=True, materialize_grads=True)
     expected = torch.cat([g.reshape(-1) for g in whole])
     found = (counts / n).to(expected) @ _rows(values, calls, chosen, groups, 2)
+    found, expected = wide(found), wide(expected)  # squares of small or large gradients leave float32
+    if not (found.isfinite().all() and expected.isfinite().all()):
+        raise NumericalError(
+            f"the gradient of a batch is not finite in {str(next(iter(chosen.values())).dtype).removeprefix('torch.')}: try "
+            f"{arg('dtype', 'float64')}"
+        )
     error = float((found - expected).norm() / expected.norm().clamp(min=torch.finfo(expected.dtype).tiny))
     if not error <= tolerance:
         raise NumericalError(

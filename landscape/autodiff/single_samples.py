@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.func import grad, vmap
 from torch.nn import functional as F
 
-from landscape.autodiff import called, recording, trees
+from landscape.autodiff import called, recording, squares, trees
 from landscape.autodiff.recording import (
     NORMS,
     Call,
@@ -28,7 +28,7 @@ from landscape.autodiff.recording import (
     used_otherwise,
 )
 from landscape.autodiff.trees import Tree
-from landscape.autodiff.wide import COLUMNS, products, zeros
+from landscape.autodiff.wide import COLUMNS, products, wide, zeros
 from landscape.errors import one_line
 
 log = logging.getLogger(__name__)
@@ -114,16 +114,16 @@ class Recorded:
             if single and isinstance(first.call.module, nn.Conv2d) and len(seeds) > 1:  # for one, `_each` is faster
                 for piece, each in _of_convolution(first.call, first.d.transpose(0, 1)):
                     for some in torch.split(each, max(1, COLUMNS // each.shape[1]), dim=3):
-                        found[:, piece] += torch.linalg.vector_norm(some, dim=(1, 3)).square().T.to(found.device)
+                        found[:, piece] += squares.lengths(some.transpose(1, 2)).T
                     rows.of_all(name, piece, each)
                 continue
             for k in range(len(seeds)):
                 for piece, each in _by_pieces([replace(use, d=use.d[k]) for use in of_name]):
-                    found[k, piece] += torch.linalg.vecdot(each, each).to(found.device)
+                    found[k, piece] += squares.lengths(each)
                     rows.of(name, k, piece, each)
         for k, seed in enumerate(seeds):
             for name, piece, each in self._functional(seed):
-                found[k, piece] += torch.linalg.vecdot(each, each).to(found.device)
+                found[k, piece] += squares.lengths(each)
                 rows.of(name, k, piece, each)
         return found, rows.vectors
 
@@ -132,10 +132,11 @@ class Recorded:
         for name, uses in self._uses(seeds, keep=keep).items():
             first = uses[0]
             if len(uses) == 1 and first.kind == "weight" and first.d.ndim == 2 and _is_linear(first):
-                yield name, (first.d.square().T @ first.call.inputs.square()).reshape(-1)  # without making d aᵀ
+                a, (d, by) = first.call.inputs, squares.scaled(first.d)
+                yield name, wide((d.square().T @ a.square()).reshape(-1)) / by / by  # without making d aᵀ
             else:
-                yield from ((name, each.square().sum(0)) for _, each in _by_pieces(uses))
-        yield from ((name, each.square().sum(0)) for name, _, each in self._functional(seeds))
+                yield from ((name, squares.summed(each)) for _, each in _by_pieces(uses))
+        yield from ((name, squares.summed(each)) for name, _, each in self._functional(seeds))
 
     def pieces(self, seeds: Tensor, *, keep: bool = False) -> Generator[tuple[str, slice, Tensor], None, None]:
         """Yield a parameter's name, some samples, and their gradients with respect to it, (b, numel), as for `rows`."""
@@ -268,8 +269,8 @@ def squared_gradients(
     total = zeros(sum(p.numel() for p in chosen.values()), next(iter(chosen.values())).device)
     places = _by_names(chosen, total)
     for run in _runs(model, batches, loss, params):
-        for name, squares in run.squares(torch.ones_like(run.values)):
-            places[name] += squares.to(total.device)
+        for name, found in run.squares(torch.ones_like(run.values)):
+            places[name] += found.to(total.device)
     return total
 
 
@@ -304,7 +305,8 @@ def weighted_squares(
     for run in _runs(model, batches, loss, params):
         found.append(zeros((len(weights), len(run.values)), example.device))
         for name, piece, each in run.pieces(torch.ones_like(run.values)):
-            found[-1][:, piece] += products(of_names[name], each.square())
+            each, by = squares.scaled(each)
+            found[-1][:, piece] += products(of_names[name], each.square()) / by / by
     return torch.cat(found, dim=1)
 
 

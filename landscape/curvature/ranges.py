@@ -4,6 +4,7 @@ A matrix in float32 may have products so small that their entries lose digits, a
 sums of squares in float64, so those of float64 products vanish or overflow when the products themselves do not yet.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
@@ -83,3 +84,23 @@ def refuse(products: Tensor, of: Subject | None = None) -> None:
             f"products of size {size:.1g} with {named(of, k, len(products))} are too {what}: {wide}multiply the "
             f"{'loss' if own else 'matrix'} by a number"
         )
+
+
+def refuse_squares(total: float, dtype: torch.dtype, what: str) -> None:
+    """Refuse a sum of squared gradients, in float64, if the gradients or it leave the range of numbers.
+
+    Args:
+        total: the sum; zero passes.
+        dtype: of the gradients.
+        what: the matrix and its part.
+
+    Raises:
+        NumericalError: it is too small or not finite.
+    """
+    info, wide = torch.finfo(dtype), torch.finfo(torch.float64)
+    use = f"use {arg('dtype', 'float64')}, or " * (dtype != torch.float64) + "multiply the loss by a number"
+    if not math.isfinite(total):
+        raise NumericalError(f"a gradient of a sample, or its square, for the {what} is not finite: {use}")
+    if 0 < total < max((info.tiny / info.eps) ** 2, wide.tiny / wide.eps):
+        kind = str(dtype).removeprefix("torch.")
+        raise NumericalError(f"squared gradients of size {total:.1g} for the {what} are too small for {kind}: {use}")

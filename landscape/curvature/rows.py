@@ -34,6 +34,7 @@ from landscape.autodiff import per_sample, single_samples, trees
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.distributed import ALONE, Team
 from landscape.autodiff.single_samples import Recorded
+from landscape.autodiff.squares import power
 from landscape.autodiff.trees import Tree
 from landscape.autodiff.wide import zeros
 from landscape.curvature.checks import refuse_zero, some_of
@@ -457,14 +458,17 @@ def products(a: Tensor, b: Tensor, team: Team = ALONE) -> np.ndarray:
     """
     found = zeros((len(a), len(b)), a.device)
     blocks = [slice(start, start + _BLOCK) for start in range(0, len(a), _BLOCK)]
+    by_a = power(a)
+    by_b = by_a if a is b else power(b)
     pieces = (torch.split(t, _COLUMNS, dim=1) for t in (a, b))
     for x, y in zip(*pieces, strict=True):
+        x, y = (t if by == 1 else t * by for t, by in ((x, by_a), (y, by_b)))
         for some in blocks:  # of rows with themselves, those below the diagonal are not needed
             after = some.start if a is b else 0
             found[some, after:] += (x[some] @ y[after:].T).to(found.device)
     if a is b:
         found = found.triu() + found.triu(1).T
-    return team.total(found).cpu().numpy()
+    return team.total(found / by_a / by_b).cpu().numpy()
 
 
 def _losses(objective: Objective, inputs: Tree, targets: Tree) -> Tensor:

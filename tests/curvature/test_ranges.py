@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 import landscape as ls
 from landscape.curvature import restarted
-from landscape.errors import NumericalError
+from landscape.errors import LandscapeError, NumericalError
 
 A = np.random.default_rng(0).normal(size=(60, 60))
 A = A + A.T
@@ -93,3 +93,41 @@ def of_loss(factor, dtype):
 def test_losses_too_small_or_too_large_are_named_with_their_part(kind, factor, dtype, words):
     with refused(NumericalError, f"the {kind} of all", "multiply the loss", *words):
         ls.spectrum(of_loss(factor, dtype), operator=kind, method="lanczos", sampling_errors=False)
+
+
+@pytest.mark.parametrize("factor", [1e-30, 1e-24, 1e-22, 1e19, 1e20, 1e30])
+def test_rows_of_small_and_large_gradients_give_right_numbers_in_float32(factor):
+    narrow, wide = (ls.spectrum(of_loss(factor, d), operator="empirical-fisher") for d in ("float32", "float64"))
+    for name in ("lambda_max", "trace", "sample_trace", "sample_curvature", "trace_sampling_stderr"):
+        assert np.allclose(getattr(narrow, name) / factor**2, getattr(wide, name) / factor**2, rtol=1e-4, atol=1e-7)
+    n = min(len(one.eigenvalues[0]) for one in (narrow, wide))
+    off = np.abs(narrow.eigenvalues[0, :n] - wide.eigenvalues[0, :n])
+    assert (off <= narrow.eigenvalue_above[0]).all()
+    assert narrow.eigenvalue_above[0] < 1e-3 * narrow.lambda_max[0]
+
+
+@pytest.mark.parametrize("method", ["rows", "lanczos"])
+@pytest.mark.parametrize(
+    ("factor", "dtype", "words"),
+    [
+        (1e-34, "float32", ("too small for float32", "dtype='float64'")),
+        (1e-50, "float32", ("zero in float32", "dtype='float64'")),
+        (1e-160, "float64", ("too small", "float64", "multiply the loss")),
+    ],
+)
+def test_gradients_without_digits_are_refused_with_their_part(method, factor, dtype, words):
+    with refused(NumericalError, "the empirical-fisher of all", *words):
+        ls.spectrum(of_loss(factor, dtype), operator="empirical-fisher", method=method)
+
+
+@pytest.mark.parametrize(("method", "what"), [("auto", "of all"), ("lanczos", "of all"), ("rows", "gradient")])
+def test_gradients_that_are_not_finite_are_refused(method, what):
+    with refused(LandscapeError, "not finite", what, "dtype='float64'"):
+        ls.spectrum(of_loss(1e39, "float32"), operator="empirical-fisher", method=method)
+
+
+def test_traces_and_diagonals_of_small_gradients_are_right_in_float32():
+    for factor in (1e-24, 1e20):
+        narrow, wide = (ls.fisher(of_loss(factor, dtype), empirical=True) for dtype in ("float32", "float64"))
+        assert narrow.trace().value == pytest.approx(wide.trace().value, rel=1e-5)
+        assert np.allclose(narrow.diagonal().value / factor**2, wide.diagonal().value / factor**2, rtol=1e-4)
