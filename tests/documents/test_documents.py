@@ -33,10 +33,11 @@ RUN = {"docs/tutorial.md", "docs/howto.md"}
 SMALLER = {
     "--epochs 20": "--epochs 5",
     "epochs=20, seed=0": "epochs=5, seed=0",
-    "--snapshot-every 2": "--snapshot-every 1",
-    "--steps 60": "--steps 10 --probes 2 --backend reverse",  # in so few steps a trace does not pay
-    "--steps 30": "--steps 5",
+    "--steps 60": "--steps 10 --probes 2 --samples-per-class 30 --backend reverse",  # a trace does not pay in so few
+    "--per-class --steps 30": "--per-class --steps 5 --backend reverse",
     "--x=-1:1:21": "--x=-1:1:3",
+    "--x=-1:1:11": "--x=-1:1:3",
+    '("head", "tail"), limits': '("tail",), limits',
     "--also runs/sam": "--also runs/sam --grid 3",
     "steps=80, probes=4": "steps=4, probes=2",
     "steps=30": "steps=4",
