@@ -9,8 +9,6 @@ import io
 import json
 import os
 import pickle
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
@@ -21,6 +19,7 @@ import results_of_all_kinds
 import safetensors.torch
 import torch
 from campaigns import reading
+from fresh import Program
 from interruptions import Interrupting
 from PIL import Image
 
@@ -32,6 +31,7 @@ from trainers import recipes
 CAMPAIGN = int(os.environ.get("LANDSCAPE_CAMPAIGN", "20000"))
 FIRST = int(os.environ.get("LANDSCAPE_FIRST", "0"))
 PIECE = 500  # mutants of one process
+READING = f"import runpy; runpy.run_path({reading.__file__!r}, run_name='__main__')"
 
 
 def _checkpoints(folder: Path) -> None:
@@ -153,18 +153,12 @@ def seeds(tmp_path_factory) -> Path:
 
 
 def read(folder: Path, kind: str, first: int, count: int) -> dict:
-    rooms = [str(Path(store.__file__).parents[2]), str(Path(__file__).parents[1])]
-    done = subprocess.run(
-        [sys.executable, reading.__file__, str(folder), kind, str(first), str(count)],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(rooms)},
-        capture_output=True,
-        text=True,
-        timeout=600 + 5 * reading.SECONDS * count,  # a machine may have more to do than this
-    )
-    if done.returncode:
+    program = Program(READING, folder, kind, first, count)
+    code, output, errors = program.ended(600 + 5 * reading.SECONDS * count)  # a machine may have more to do than this
+    if code:
         at = (folder / "progress").read_text()
-        return {"read": 0, "refused": 0, "faults": [[at, "", f"ended with {done.returncode}: {done.stderr[-500:]}"]]}
-    return json.loads(done.stdout.splitlines()[-1])
+        return {"read": 0, "refused": 0, "faults": [[at, "", f"ended with {code}: {errors[-500:]}"]]}
+    return json.loads(output.splitlines()[-1])
 
 
 def campaign(folder: Path, kind: str, n: int, begin: int = 0) -> None:

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 
 from trainers import methods
 
@@ -26,12 +27,19 @@ def module():
 def measured(module, tmp_path_factory):
     """The document of a whole run, and for each time that was taken whether TF32 was allowed."""
     out, found, real = tmp_path_factory.mktemp("gpu") / "gpu.json", [], module.Bench.seconds
+    own = module.Bench.model
 
     def seconds(bench, action, repeats=None):
         found.append(torch.backends.cudnn.allow_tf32)
         return real(bench, action, repeats)
 
+    def smaller(bench, n_classes):
+        """In place of the script's own network, which is made too: one with few operations, as each is traced."""
+        assert own(bench, n_classes)(torch.zeros(1, 3, bench.side, bench.side)).shape == (1, n_classes)
+        return nn.Sequential(nn.Conv2d(3, 4, bench.side), nn.ReLU(), nn.Flatten(), nn.Linear(4, n_classes))
+
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module.Bench, "model", smaller)
         patch.setattr(torch.backends.cudnn, "allow_tf32", True)
         patch.setattr(module.Bench, "seconds", seconds)
         patch.setattr(sys, "argv", [str(SCRIPT), "--device", "cpu", "--tiny", "--json", str(out)])

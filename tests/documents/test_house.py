@@ -1,6 +1,7 @@
 """The house itself: what is imported is ours, what the face shows is there and typed, and what the docs name exists."""
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -233,11 +234,18 @@ def test_where_to_change_what_leads_to_files_that_hold_it():
             assert any(holds.search(text) for text in texts), f"{change}: {name}"
 
 
+@functools.cache
+def parsed(file):
+    """The text of a test file and its tree."""
+    text = file.read_text(encoding="utf-8")
+    return text, ast.parse(text)
+
+
 def test_no_test_stands_on_another_and_none_is_too_long_to_read():
     for file in (ROOT / "tests").rglob("test_*.py"):
-        text = file.read_text(encoding="utf-8")
+        text, tree = parsed(file)
         assert text.count("\n") <= 500, f"{file} is long: divide it by subject"
-        for node in ast.walk(ast.parse(text)):
+        for node in ast.walk(tree):
             names = (
                 [a.name for a in node.names] if isinstance(node, ast.Import) else [getattr(node, "module", "") or ""]
             )
@@ -248,8 +256,7 @@ def test_no_test_stands_on_another_and_none_is_too_long_to_read():
 def test_a_test_of_a_private_name_says_why():
     """In the same function, or beside the import, by a comment that begins with "private:"."""
     for file in (ROOT / "tests").rglob("*.py"):
-        text = file.read_text(encoding="utf-8")
-        tree = ast.parse(text)
+        text, tree = parsed(file)
         imports = [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom | ast.Import)]
         ours = [n for n in imports if (getattr(n, "module", "") or n.names[0].name).split(".")[0] in OURS]
         names = {alias.asname or alias.name.split(".")[0] for n in ours for alias in n.names}

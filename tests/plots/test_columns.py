@@ -12,7 +12,7 @@ from matplotlib.image import imread
 from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator
 from refusals import refused
-from results_of_all_kinds import all_kinds, distances, sharpness
+from results_of_all_kinds import all_kinds, distances
 from surfaces import three_classes
 from synthetic import classes
 
@@ -109,27 +109,33 @@ def check(fig, columns):
         assert box.y1 < height + 1, text.get_text()
 
 
-def of_kinds():
-    """Every kind in one column, and the first of each result in two, which have more room."""
-    yield from ((*both, 1) for both in kinds())
-    yield from ((name, next(iter(plots.KIND_FIGURES[drawn_as(result)])), 2) for name, result in results().items())
+IN_TWO = [("spectrum", "density"), ("history", "training"), ("sharpness", "rises"), ("distances", "matrix")]
+"""In two columns: panels of parts, of numbers, with a legend among them, and maps; others only become wider."""
 
 
-@pytest.mark.parametrize(("name", "kind", "columns"), list(of_kinds()))
-def test_every_kind_is_as_wide_as_its_columns_and_can_be_read(name, kind, columns):
+@functools.cache
+def of_kind(name, kind, columns):
     result = results()[name]
-    check(laid_out(lambda: plots.KIND_FIGURES[drawn_as(result)][kind](result, None), columns), columns)
+    return laid_out(lambda: plots.KIND_FIGURES[drawn_as(result)][kind](result, None), columns)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "columns"), [*((*both, 1) for both in kinds()), *((*both, 2) for both in IN_TWO)]
+)
+def test_every_kind_is_as_wide_as_its_columns_and_can_be_read(name, kind, columns):
+    check(of_kind(name, kind, columns), columns)
 
 
 SPECTRA = {name: classes(2, steps=8, probes=1) for name in ("CE", "CE + SAM", "CE + GSA + GKP")}
 NAMES = tuple(f"{name} {k}" for k in range(10) for name in LONG)
+MANY = {"parts": LONG * 10, "train_counts": np.linspace(5000, 5, 100).astype(int)}
 OTHERS = {
-    "panels": lambda: plots.densities(classes(10, steps=8, probes=1)),
+    "panels": lambda: plots.densities(classes(5, steps=8, probes=1)),
     "map": lambda: plots.densities(dataclasses.replace(classes(100, steps=8, probes=1), parts=NAMES)),
     "one density": lambda: plots.density(classes(1)),
     "grid": lambda: plots.density_grid(SPECTRA, ("class 0", "class 1")),
     "cosines of many": lambda: plots.cosine_map(many(30)),
-    "angles of many": lambda: plots.class_angles(features(100)),
+    "angles of many": lambda: plots.class_angles(dataclasses.replace(features(100), **MANY)),
     "contours": lambda: plots.contours(three_classes(5, 5), "class 0"),
     "surfaces side by side": lambda: plots.compare_surfaces(dict.fromkeys("abc", three_classes(5, 5)), ["class 0"]),
     "parts of several surfaces": lambda: plots.compare_surfaces(
@@ -141,12 +147,23 @@ OTHERS = {
 }
 
 
+@functools.cache
+def other(name):
+    return laid_out(OTHERS[name], 1)
+
+
 @pytest.mark.parametrize("name", OTHERS)
 def test_figures_beside_the_kinds_fit_one_column_too(name):
-    check(laid_out(OTHERS[name], 1), 1)
+    check(other(name), 1)
 
 
-def test_more_parts_than_a_page_has_room_for_become_a_map():
+@pytest.fixture
+def unfitted(monkeypatch):
+    """Let figures be as they are before their letters and height are fitted, which takes most of the time."""
+    monkeypatch.setattr(fitting, "fit", lambda fig, room: None)
+
+
+def test_more_parts_than_a_page_has_room_for_become_a_map(unfitted):
     spectrum = classes(13, steps=8, probes=1)
     with plots.styled(columns=1):
         assert len(plots.densities(spectrum).axes) == 4  # the map, its bar, lambda_max and the trace
@@ -156,15 +173,13 @@ def test_more_parts_than_a_page_has_room_for_become_a_map():
 
 def test_figures_are_as_high_as_their_panels_need():
     for columns, highest in ((1, 4.0), (2, 2.5)):
-        with plots.styled(columns=columns):
-            fig = plots.training(results()["history"])
-        fig.draw_without_rendering()
+        fig = of_kind("history", "training", columns)
         box = fig.axes[0].get_window_extent()
         assert 0.95 <= box.height / fig.dpi <= 1.3
         assert fig.get_figheight() < highest
 
 
-def test_methods_become_rows_where_they_have_no_room_side_by_side():
+def test_methods_become_rows_where_they_have_no_room_side_by_side(unfitted):
     titles = {}
     for columns in WIDTHS:
         with plots.styled(columns=columns):
@@ -241,9 +256,7 @@ def test_labels_that_touch_are_left_out_evenly_whatever_letters_they_have():
 
 
 def test_names_leave_room_for_what_they_name_and_keep_their_ends():
-    several = {"parts": LONG * 10, "train_counts": np.linspace(5000, 5, 100).astype(int)}
-    for draw in (OTHERS["map"], lambda: plots.class_angles(dataclasses.replace(features(100), **several))):
-        fig = laid_out(draw, 1)
+    for fig in (other("map"), other("angles of many")):
         image = fig.axes[0]
         assert image.get_window_extent().width > 0.4 * fig.bbox.width
         first = fitting.labelled(image.yaxis)[0].label1.get_text()
@@ -286,11 +299,8 @@ def test_lines_are_folded_between_words_but_not_in_formulas():
 
 
 def test_legends_stand_below_in_one_column_or_where_a_panel_is_missing():
-    made = results()
-    for draw, result, place in ((plots.summary, made["spectrum"], "below"), (plots.rises, sharpness(), "in the grid")):
-        with plots.styled(columns=1):
-            fig = draw(result)
-        fig.draw_without_rendering()
+    for name, kind, place in (("spectrum", "summary", "below"), ("sharpness", "rises", "in the grid")):
+        fig = of_kind(name, kind, 1)
         empty = [ax for ax in fig.axes if not ax.axison]
         if place == "in the grid":
             (ax,) = empty
@@ -311,8 +321,10 @@ def test_a_narrow_page_has_fewer_panels_in_a_row():
     assert grids.grid(5, 5, 12, 3)[2] == 5
 
 
-@pytest.mark.parametrize("name", ["surface.h5", "sharpness.h5", "gradients.h5", "path.h5"])
-@pytest.mark.parametrize("columns", [None, 1])
+@pytest.mark.parametrize(
+    ("name", "columns"),
+    [("surface.h5", None), ("sharpness.h5", None), ("gradients.h5", None), ("path.h5", None), ("path.h5", 1)],
+)
 def test_a_figure_has_the_title_that_is_asked_for_or_no_words_of_its_own(name, columns):
     result = all_kinds()[name]
     draw = next(iter(plots.KIND_FIGURES[drawn_as(result)].values()))

@@ -1,6 +1,7 @@
 """What figures of spectra show of other samples: errors, bands and tests at equal size."""
 
 import dataclasses
+import functools
 
 import exact
 import numpy as np
@@ -76,12 +77,18 @@ def distances(ax, values, others):
     return np.abs(np.subtract(*places))
 
 
+@functools.cache
+def small_parts_of_g(activation):
+    """G of the three parts that are compared with the largest, as dense matrices."""
+    objective = six_classes(activation, epochs=20)
+    return [exact.dense(objective, p, "ggn") for p in (1, 2, 3)]
+
+
 @pytest.mark.parametrize(
     ("activation", "decay", "apart"), [(nn.Tanh, 0.0, True), (nn.ReLU, 0.0, False), (nn.ReLU, 0.01, True)]
 )  # a piecewise linear network has the trace of G
 def test_beside_a_band_of_g_stands_the_number_of_g_that_the_test_compares(activation, decay, apart):
-    objective = six_classes(activation, epochs=20)
-    dense = [exact.dense(objective, p, "ggn") for p in (1, 2, 3)]
+    dense = small_parts_of_g(activation)
     spectrum = ls.spectrum(six_classes(activation, epochs=20, weight_decay=decay))
     fig = plots.summary(spectrum)
     top, trace, _, ratio = fig.axes

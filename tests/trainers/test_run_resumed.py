@@ -46,11 +46,20 @@ def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path, name, after, epochs):
         np.testing.assert_array_equal(getattr(found, field), getattr(whole, field))
 
 
+@pytest.fixture(scope="module")
+def monitored(tmp_path_factory):
+    """A run that nothing cuts, whose curvature is measured after each epoch: its folder and its history."""
+    folder = tmp_path_factory.mktemp("monitored")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("landscape.analyses.monitor.EPOCHS", 1)
+        return folder, finish(folder, monitor=True)
+
+
 @pytest.mark.parametrize("at", [1, 2])
-def test_a_measurement_of_the_curvature_that_was_cut_is_made_when_the_run_goes_on(at, tmp_path, monkeypatch):
+def test_a_measurement_of_the_curvature_that_was_cut_is_made_when_the_run_goes_on(at, monitored, tmp_path, monkeypatch):
     """The epoch is kept before it is measured."""
     monkeypatch.setattr("landscape.analyses.monitor.EPOCHS", 1)
-    whole = finish(tmp_path / "whole", monitor=True)
+    folder, whole = monitored
     step = Monitor.step
 
     def cut(self, steps, *, epoch):
@@ -64,7 +73,7 @@ def test_a_measurement_of_the_curvature_that_was_cut_is_made_when_the_run_goes_o
     monkeypatch.setattr(Monitor, "step", step)
     found = finish(tmp_path / "cut", monitor=True)
     np.testing.assert_array_equal(found.train_loss, whole.train_loss)
-    series, expected = (store.load(tmp_path / run / "monitor.h5") for run in ("cut", "whole"))
+    series, expected = (store.load(run / "monitor.h5") for run in (tmp_path / "cut", folder))
     assert series.epoch.tolist() == expected.epoch.tolist() == [0, 1, 2]
     np.testing.assert_array_equal(series.lambda_max, expected.lambda_max)
     np.testing.assert_array_equal(series.learning_rate, expected.learning_rate)

@@ -202,8 +202,7 @@ PER_CLASS = (
 # Image files ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["ce", "gsa-gkp"])
-def test_image_files_are_read_by_the_workers_in_training_and_out_of_it(tmp_path, method, monkeypatch):
+def test_image_files_are_read_by_the_workers_in_training_and_out_of_it(tmp_path, monkeypatch):
     """Training, evaluations, settled statistics and Fisher information; the number of workers changes no bit."""
     rng = np.random.default_rng(0)
     for split, n in (("train", 14), ("test", 5)):
@@ -219,14 +218,14 @@ def test_image_files_are_read_by_the_workers_in_training_and_out_of_it(tmp_path,
         return loader(*arguments, **options)
 
     monkeypatch.setattr(batches, "DataLoader", watched)
-    words = [method, "--dataset", "image-folder", "--data-root", tmp_path / "images", "--image-size", 8, "--model"]
-    epochs = 3 if method == "gsa-gkp" else 1  # there are groups from the second on
+    words = ["gsa-gkp", "--dataset", "image-folder", "--data-root", tmp_path / "images", "--image-size", 8, "--model"]
+    epochs = 3  # there are groups from the second on
     words += ["toys:convolutional", "--epochs", epochs, "--warmup-epochs", 0, "--batch-size", 5, "--seed", 1, "-q"]
-    words += ["--groups", 2] if method == "gsa-gkp" else []
+    words += ["--groups", 2]
     for workers in (0, 2):
         asked.clear()
         assert command(*words, "--workers", workers, "-o", tmp_path / str(workers)) == 0
         history = store.load(tmp_path / str(workers) / "history.h5")
-        of_groups = 2 * int(history.n_groups[-1]) if method == "gsa-gkp" else 0  # statistics, squared gradients
+        of_groups = 2 * int(history.n_groups[-1])  # statistics, squared gradients
         assert asked == [0] + [workers] * (epochs * 5 + of_groups)  # two test samples are tried out first
     assert same(state(tmp_path / "0", "last.pt"), state(tmp_path / "2", "last.pt"))
