@@ -142,7 +142,8 @@ def test_data_that_pyhessian_does_not_take_are_refused_before_the_spectrum(here,
     [("head-tail", ("head", "tail")), ("groups.json", ("low", "high")), ("many-medium-few", ("many", "medium", "few"))],
 )
 def test_partitions(here, partition, parts):
-    assert main(["hessian", "--ckpt", "own.pt", "--partition", partition, "--out", "p.h5", "-q", *QUICK]) == 0
+    words = ["hessian", "--ckpt", "own.pt", "--partition", partition, "--out", "p.h5", "-q", *QUICK]
+    assert main([*words, "--trace", "probes", "--no-sampling-errors"]) == 0
     assert ls.load("p.h5").parts == parts
 
 

@@ -179,7 +179,7 @@ def test_samples_in_no_part_are_mentioned(here, capsys, drawn):
 
 
 def test_a_whole_gradient_of_noise_is_called_so(here, capsys, monkeypatch):
-    words = ["gradients", "--ckpt", "run/last.pt", *QUICK, "--overwrite"]
+    words = ["gradients", "--ckpt", "run/last.pt", "--partition", "head-tail", *QUICK, "--overwrite"]
     assert main([*words, "--sampling-errors"]) == 0
     found = ls.load("run/last.gradients.h5")
     scatter = found.whole_norm_sampling_stderr[0] / found.whole_norm[0]

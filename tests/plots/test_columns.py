@@ -228,7 +228,7 @@ def test_columns_are_for_papers_and_there_are_one_or_two():
 def test_a_page_of_a_file_is_as_wide_as_the_columns(tmp_path):
     for columns, width in WIDTHS.items():
         with plots.styled(columns=columns):
-            fig = plots.density(classes(1)).figure
+            fig = plots.density(classes(1, steps=8, probes=1)).figure
             plots.write(fig, tmp_path / "a.pdf")
             plots.write(fig, tmp_path / "a.png")
         (box,) = re.findall(rb"/MediaBox \[ ?0 0 ([\d.]+) ", (tmp_path / "a.pdf").read_bytes())
