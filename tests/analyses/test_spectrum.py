@@ -20,6 +20,10 @@ from tests.cases import CASES, Case, mlp
 from tests.exact import dense
 
 
+PLAIN = {"backend": "reverse", "sampling_errors": False}
+"""For what a run finds whatever computes its products, without errors over samples: no network is traced."""
+
+
 def exact_eigenvalues(objective, part):
     return torch.linalg.eigvalsh(dense(objective, part)).numpy()
 
@@ -28,7 +32,7 @@ def exact_eigenvalues(objective, part):
 def test_as_many_steps_as_parameters_give_the_exact_spectrum(name):
     objective = CASES[name].objective()
     size = objective.layout.size
-    found = ls.spectrum(objective, steps=size, probes=2, top=5)
+    found = ls.spectrum(objective, steps=size, probes=2, top=5, **PLAIN)
     for part in range(3):
         exact = exact_eigenvalues(objective, part)
         scale = np.abs(exact).max()
@@ -42,7 +46,7 @@ def test_as_many_steps_as_parameters_give_the_exact_spectrum(name):
 
 def test_the_largest_eigenvalues_that_are_asked_for_are_computed():
     objective = CASES["mlp-tanh"].objective()
-    found = ls.spectrum(objective, top=8)
+    found = ls.spectrum(objective, top=8, **PLAIN)
     for part in range(3):
         exact = exact_eigenvalues(objective, part)[::-1][:8]
         assert (found.ritz_residuals[part] <= found.tol * found.lambda_max[part]).all()
@@ -52,7 +56,7 @@ def test_the_largest_eigenvalues_that_are_asked_for_are_computed():
 
 def test_ritz_values_that_nobody_asks_for_take_no_product():
     objective = CASES["mlp-tanh"].objective()
-    plain, one = (ls.spectrum(objective, top=top) for top in (None, 1))
+    plain, one = (ls.spectrum(objective, top=top, **PLAIN) for top in (None, 1))
     np.testing.assert_array_equal(plain.ritz_values[:, 0], one.ritz_values[:, 0])
     assert (plain.ritz_values.shape[1], one.ritz_values.shape[1]) == (10, 1)
 
@@ -64,10 +68,10 @@ def test_more_eigenvalues_than_a_matrix_has_are_all_of_them():
 
 def test_density_moments_are_the_moments_of_the_eigenvalues():
     """Mean over K probes of D * sum w t^p estimates trace(H^p); for signs its variance is at most 2 |H^p|_F^2."""
-    objective = CASES["mlp-tanh"].objective(partition="all", batch_size=8)
+    objective = CASES["mlp-tanh"].objective(partition="all", batch_size=15)
     exact = exact_eigenvalues(objective, 0)
     probes = 100
-    found = ls.spectrum(objective, steps=8, probes=probes)
+    found = ls.spectrum(objective, steps=8, probes=probes, **PLAIN)
     nodes, weights = ls.nodes_and_weights(found.alpha[0], found.beta[0], found.steps[0])
     for power in (1, 2, 3, 4):
         estimate = found.size * (weights * nodes**power).sum(axis=1).mean()
@@ -77,7 +81,7 @@ def test_density_moments_are_the_moments_of_the_eigenvalues():
 
 def test_a_float32_run_gives_the_float64_numbers():
     both = [
-        ls.spectrum(CASES["residual-gelu"].objective(dtype=d, partition="all"), steps=20, probes=2)
+        ls.spectrum(CASES["residual-gelu"].objective(dtype=d, partition="all", batch_size=8), steps=12, probes=2, **PLAIN)
         for d in (torch.float32, torch.float64)
     ]
     for name in ("lambda_max", "lambda_min", "trace"):
@@ -85,18 +89,20 @@ def test_a_float32_run_gives_the_float64_numbers():
         assert np.allclose(a, b, rtol=1e-4, atol=1e-4 * both[1].lambda_max)
 
 
-@pytest.mark.parametrize("options", [{"batch_size": 1}, {"batch_size": 7}, {"batch_size": 1000}])
-def test_numbers_do_not_depend_on_the_batch_size(options):
-    reference = ls.spectrum(CASES["mlp-tanh"].objective(), steps=15, probes=2)
-    found = ls.spectrum(CASES["mlp-tanh"].objective(**options), steps=15, probes=2)
-    assert np.allclose(found.alpha, reference.alpha, rtol=1e-9, atol=1e-12, equal_nan=True)
-    assert np.allclose(found.trace_samples, reference.trace_samples, rtol=1e-9)
+def test_numbers_do_not_depend_on_the_batch_size():
+    reference, *others = (
+        ls.spectrum(CASES["mlp-tanh"].objective(batch_size=n), steps=12, probes=2, sampling_errors=False)
+        for n in (4, 1, 7, 1000)
+    )
+    for found in others:
+        assert np.allclose(found.alpha, reference.alpha, rtol=1e-9, atol=1e-12, equal_nan=True)
+        assert np.allclose(found.trace_samples, reference.trace_samples, rtol=1e-9)
 
 
 def test_blocks_in_lock_step_give_what_single_probes_give():
     objective = CASES["mlp-tanh"].objective()
-    alone = ls.spectrum(objective, steps=12, probes=3, vectors=2)
-    together = ls.spectrum(objective, steps=12, probes=3, vectors=2, cache_bytes=0)
+    alone = ls.spectrum(objective, steps=12, probes=3, vectors=2, **PLAIN)
+    together = ls.spectrum(objective, steps=12, probes=3, vectors=2, cache_bytes=0, **PLAIN)
     for name in ("alpha", "beta", "trace_samples", "ritz_vectors"):
         assert np.allclose(getattr(alone, name), getattr(together, name), rtol=1e-7, atol=1e-9)
 
@@ -113,9 +119,9 @@ MULTIPLE = np.concatenate([[50.0] * 6, [20.0] * 3, np.linspace(-0.5, 1, 91)])
 
 @cache
 def traces_of_seeds(multiple, probes, trace_tol):
-    """The estimates of the trace of 150 seeds."""
-    values, options = MULTIPLE if multiple else HEAVY, {"steps": 30, "trace_tol": trace_tol}
-    return [runs_of(values, probes=probes, seed=seed, **options).trace_samples for seed in range(150)]
+    """The estimates of the trace of 100 seeds, each after as many steps as its large eigenvalues take to converge."""
+    values, options = MULTIPLE if multiple else HEAVY, {"steps": 16, "trace_tol": trace_tol}
+    return [runs_of(values, probes=probes, seed=seed, **options).trace_samples for seed in range(100)]
 
 
 @pytest.mark.parametrize(
@@ -124,11 +130,11 @@ def traces_of_seeds(multiple, probes, trace_tol):
         pytest.param(False, 2, None, id="simple, two probes"),
         pytest.param(True, 4, None, id="multiple, four probes"),
         pytest.param(False, 1, 0.05, id="simple, drawn to a tolerance"),
-        pytest.param(True, 1, 0.05, id="multiple, drawn to a tolerance"),
+        pytest.param(True, 1, 0.1, id="multiple, drawn to a tolerance"),
     ],
 )
 def test_the_trace_misses_by_its_own_error_as_seldom_as_it_says(multiple, probes, trace_tol):
-    """150 seeds; the estimate over its standard error is Student's t, nearly: beyond its 1 % quantile in 1 % of runs.
+    """100 seeds; the estimate over its standard error is Student's t, nearly: beyond its 1 % quantile in 1 % of runs.
 
     The few estimates share deflations, so twice that share is allowed, and as many as happen once in a million runs.
     """
@@ -151,13 +157,13 @@ def test_the_trace_is_unbiased_where_eigenvalues_are_multiple():
 def test_deflation_reduces_the_spread_of_the_trace():
     """Plain estimates spread by up to sqrt(2) |H|_F = 173; without the seven large values that is 7."""
     plain = np.sqrt(2 * (HEAVY**2).sum())
-    samples = np.concatenate([runs_of(HEAVY, probes=4, steps=30, seed=s).trace_samples for s in range(30)])
+    samples = np.concatenate([runs_of(HEAVY, probes=4, steps=16, seed=s).trace_samples for s in range(15)])
     assert samples.std() < 0.1 * plain
 
 
 def test_lambda_max_lies_within_its_residual_of_an_eigenvalue_in_every_run():
     exact = np.sort(HEAVY)
-    for seed in range(100):
+    for seed in range(50):
         runs = runs_of(HEAVY, probes=1, steps=6, seed=seed)
         top = runs.ritz[0]
         assert np.abs(exact - top.values[-1]).min() <= top.residuals[-1]
@@ -165,7 +171,7 @@ def test_lambda_max_lies_within_its_residual_of_an_eigenvalue_in_every_run():
 
 def test_extreme_values_are_those_of_the_run_that_saw_the_most():
     """By few steps each run sees another smallest and largest value, of its own tridiagonal matrix."""
-    found = ls.spectrum(CASES["residual-gelu"].objective(), method="lanczos", steps=3, probes=5)
+    found = ls.spectrum(CASES["residual-gelu"].objective(), method="lanczos", steps=3, probes=5, **PLAIN)
     for p in range(2):
         values = [
             np.linalg.eigvalsh(np.diag(a) + np.diag(b[:-1], 1) + np.diag(b[:-1], -1))
@@ -180,9 +186,9 @@ def test_extreme_values_are_those_of_the_run_that_saw_the_most():
 
 
 def test_lambda_max_has_converged_where_its_residual_is_within_the_tolerance():
-    objective, shares = CASES["mlp-tanh"].objective(partition="all"), []
+    objective, shares = CASES["mlp-tanh"].objective(partition="all", batch_size=15), []
     options = {"method": "lanczos", "probes": 1, "trace": "probes", "sampling_errors": False, "backend": "reverse"}
-    for steps in range(10, 26):
+    for steps in range(10, 26, 2):
         found = ls.spectrum(objective, steps=steps, **options)
         shares.append(found.lambda_max_residual[0] / abs(found.lambda_max[0]) / found.tol)
         assert found.converged[0] == (shares[-1] <= 1)
@@ -192,21 +198,21 @@ def test_lambda_max_has_converged_where_its_residual_is_within_the_tolerance():
 
 def test_tol_goes_on_until_lambda_max_has_converged():
     objective = CASES["mlp-tanh"].objective()
-    short = ls.spectrum(objective, steps=3, probes=1)
+    short = ls.spectrum(objective, steps=3, probes=1, **PLAIN)
     assert not short.converged.all()
-    longer = ls.spectrum(objective, steps=3, probes=1, tol=1e-6, max_steps=60)
+    longer = ls.spectrum(objective, steps=3, probes=1, tol=1e-6, max_steps=60, **PLAIN)
     assert longer.converged.all()
     assert (longer.lambda_max_residual <= 1e-6 * longer.lambda_max).all()
     for part in range(3):
         assert longer.lambda_max[part] == pytest.approx(exact_eigenvalues(objective, part)[-1], rel=1e-6)
-    given_up = ls.spectrum(objective, steps=2, probes=1, tol=1e-12, max_steps=4)
+    given_up = ls.spectrum(objective, steps=2, probes=1, tol=1e-12, max_steps=4, **PLAIN)
     assert given_up.steps.max() == 4
     assert not given_up.converged.all()
 
 
 def test_ritz_vectors_are_unit_eigenvectors():
     objective = CASES["mlp-tanh"].objective()
-    found = ls.spectrum(objective, steps=60, probes=1, vectors=3)
+    found = ls.spectrum(objective, steps=60, probes=1, vectors=3, **PLAIN)
     for part in range(3):
         V = torch.as_tensor(found.ritz_vectors[part])
         H = dense(objective, part)
@@ -217,7 +223,7 @@ def test_ritz_vectors_are_unit_eigenvectors():
 
 def test_a_zero_hessian_has_a_spectrum_of_zeros():
     linear = Case(lambda: nn.Sequential(nn.Flatten(), nn.Linear(18, 3)), loss=lambda z, y: z[torch.arange(len(y)), y])
-    found = ls.spectrum(linear.objective(), steps=10, probes=2, trace_tol=0.02)
+    found = ls.spectrum(linear.objective(), steps=10, probes=2, trace_tol=0.02, **PLAIN)
     for name in ("lambda_max", "lambda_min", "trace", "trace_stderr", "negative_mass"):
         assert (getattr(found, name) == 0).all(), name
     assert found.converged.all()
@@ -226,8 +232,8 @@ def test_a_zero_hessian_has_a_spectrum_of_zeros():
 
 
 def test_negative_curvature_and_saddle_ratio_agree_with_the_eigenvalues():
-    objective = CASES["mlp-tanh"].objective()
-    found = ls.spectrum(objective, steps=40, probes=12)
+    objective = CASES["mlp-tanh"].objective(batch_size=9)
+    found = ls.spectrum(objective, steps=40, probes=6, **PLAIN)
     for part in range(3):
         exact = exact_eigenvalues(objective, part)
         ratio = abs(exact[0] / exact[-1])
@@ -240,15 +246,15 @@ def test_negative_curvature_and_saddle_ratio_agree_with_the_eigenvalues():
 
 def test_a_result_file_is_resumed_part_by_part(tmp_path):
     objective = CASES["mlp-tanh"].objective()
-    reference = ls.spectrum(objective, steps=10, probes=2)
+    reference = ls.spectrum(objective, steps=10, probes=2, **PLAIN)
     out = tmp_path / "out.h5"
     with refused(KeyboardInterrupt, 1, 3):
-        ls.spectrum(objective, steps=10, probes=2, out=out, progress=Interrupting(1))
+        ls.spectrum(objective, steps=10, probes=2, **PLAIN, out=out, progress=Interrupting(1))
     assert not out.exists()
     with refused(StoreError, steps=10):
-        ls.spectrum(objective, steps=11, probes=2, out=out)
+        ls.spectrum(objective, steps=11, probes=2, **PLAIN, out=out)
     missing = Interrupting()
-    found = ls.spectrum(objective, steps=10, probes=2, out=out, progress=missing)
+    found = ls.spectrum(objective, steps=10, probes=2, **PLAIN, out=out, progress=missing)
     assert missing.units[:2] == ["1", "2"]
     for s in (found, ls.load(out)):
         assert np.array_equal(s.alpha, reference.alpha)
@@ -259,7 +265,7 @@ def test_a_result_file_is_resumed_part_by_part(tmp_path):
 def test_a_run_of_another_method_is_not_continued(tmp_path):
     """Also if the checkpoint states the method of its training, which has the same name."""
     objective = CASES["mlp-tanh"].objective(source={"method": "ce"})
-    options = {"operator": "ggn", "steps": 5, "probes": 1, "out": tmp_path / "out.h5"}
+    options = {"operator": "ggn", "steps": 5, "probes": 1, **PLAIN, "out": tmp_path / "out.h5"}
     with pytest.raises(KeyboardInterrupt):
         ls.spectrum(objective, **options, method="lanczos", progress=Interrupting(1))
     with refused(StoreError, "rows", method="lanczos"):
@@ -267,7 +273,7 @@ def test_a_run_of_another_method_is_not_continued(tmp_path):
 
 
 def test_provenance_says_how_to_do_it_again(tmp_path):
-    ls.spectrum(CASES["mlp-tanh"].objective(), steps=5, probes=1, seed=3, out=tmp_path / "a.h5")
+    ls.spectrum(CASES["mlp-tanh"].objective(), steps=5, probes=1, seed=3, out=tmp_path / "a.h5", **PLAIN)
     found = ls.load(tmp_path / "a.h5").provenance
     assert found["options"]["seed"] == 3
     assert found["options"]["steps"] == 5
@@ -315,7 +321,7 @@ def test_lambda_max_and_trace_match_pyhessian():
     from landscape.curvature import verify
 
     objective = CASES["residual-gelu"].objective(dtype=torch.float32)
-    found = ls.spectrum(objective, steps=30, probes=2)
+    found = ls.spectrum(objective, steps=20, probes=2, **PLAIN)
     for p in (0, 2):
         theirs = verify.pyhessian(objective, found.parts[p], seed=0)
         # It finds the largest magnitude and stops at a relative change of 1e-3 a step, which bounds no error.
@@ -349,8 +355,8 @@ def test_pyhessian_sees_the_chosen_parameters_alone_and_its_error_is_that_of_its
 
 def test_lambda_max_and_trace_match_curvlinops_with_scipys_solver():
     curvlinops = pytest.importorskip("curvlinops", reason="curvlinops is not installed: see README, peers")
-    objective = CASES["mlp-tanh"].objective(partition="all")
-    found = ls.spectrum(objective, steps=60, probes=2, trace_tol=0.02)
+    objective = CASES["mlp-tanh"].objective(partition="all", batch_size=8)
+    found = ls.spectrum(objective, steps=60, probes=2, trace_tol=0.02, **PLAIN)
     parameters = list(objective.model.parameters())
     for p in parameters:
         p.requires_grad_(True)
@@ -364,7 +370,7 @@ def test_lambda_max_and_trace_match_curvlinops_with_scipys_solver():
 
 
 def test_quadrature_in_pyhessians_form_has_its_types():
-    found = ls.spectrum(CASES["mlp-tanh"].objective(), steps=7, probes=2)
+    found = ls.spectrum(CASES["mlp-tanh"].objective(), steps=7, probes=2, **PLAIN)
     eigenvalues, weights = ls.to_pyhessian(
         *ls.nodes_and_weights(found.alpha[0], found.beta[0], found.steps[0]), found.steps[0]
     )
