@@ -1,5 +1,7 @@
 """Errors over samples of the numbers of gradients, against changed weights of samples and repeated draws."""
 
+import dataclasses
+
 import gradient_numbers
 import numpy as np
 import pytest
@@ -112,9 +114,10 @@ def test_errors_are_those_of_changing_the_weight_of_each_sample(name):
 
 @pytest.mark.parametrize("weighted", [False, True])
 def test_repeated_draws_scatter_as_one_of_them_says(weighted, monkeypatch):
-    """1,000 draws without replacement know a standard deviation to 2 %, the stated errors of forty to at most 7 %."""
+    """400 draws without replacement know a standard deviation to 4 %, the stated errors of 25 to at most 9 %."""
     n = 60
-    whole = network(scale=3.0, sizes=(600, 250)) if weighted else uneven(sizes=(600, 250, 150))
+    whole = network(scale=3.0, sizes=(300, 150)) if weighted else uneven(sizes=(300, 150, 100))
+    whole = dataclasses.replace(whole, batch_size=64)  # a draw is one batch
     each, theta_norm = of_each(whole), float(ls.gradients(whole).theta_norm[0])
     amounts = [draws.uncertainty(whole, p) for p in range(len(each))]
     rounding = gradient_rounding.measured(whole)  # once: that of each draw is about the same, and no matter here
@@ -127,19 +130,19 @@ def test_repeated_draws_scatter_as_one_of_them_says(weighted, monkeypatch):
         return [Picked(random.choice(own, n, replace=False), np.ones(n)) for own in whole.members]
 
     scattered = []
-    for seed in range(1000):
+    for seed in range(400):
         means = []
         for own, (losses, rows), picked in zip(whole.members, each, drawn(seed), strict=True):
             at = np.searchsorted(own, picked.index)
             means.append((picked.factors @ losses[at] / n, picked.factors @ rows[at] / n))
         scattered.append(numbers(whole, means, theta_norm))
     squares = []
-    for seed in range(40):
+    for seed in range(25):
         values, errors = stated(ls.gradients(gathered(whole, drawn(seed), {}), sampling_errors=True))
         np.testing.assert_allclose(values, scattered[seed], rtol=1e-7)
         squares.append(errors**2)
     ratio = np.sqrt(np.mean(squares, axis=0)[errors > 0] / np.var(scattered, axis=0)[errors > 0])
-    assert (np.abs(ratio - 1) < 0.25).all(), ratio  # above 0.18 only cosines within a layer, which are close to 1
+    assert (np.abs(ratio - 1) < 0.25).all(), ratio
 
 
 @pytest.mark.parametrize("vectors", [0, 3])
@@ -266,8 +269,9 @@ def test_why_layers_have_no_errors_is_said_once_for_all_checkpoints(tmp_path, ca
     assert caplog.text.count("numbers of layers have no errors") == 1
 
 
-@pytest.mark.parametrize("batch_size", [2, 16])
-@pytest.mark.parametrize("sizes", [(1, 14, 15), (2, 14, 14), (12, 9, 9)])
+@pytest.mark.parametrize(
+    ("sizes", "batch_size"), [((1, 14, 15), 2), ((2, 14, 14), 2), ((1, 14, 15), 16), ((12, 9, 9), 16)]
+)
 def test_a_wrong_order_is_noticed_whatever_the_first_part_and_the_batch_are(sizes, batch_size):
     """Rows too: the first part had to have three samples, and a batch had to hold as many."""
     torch.manual_seed(0)
