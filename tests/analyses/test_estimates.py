@@ -62,7 +62,7 @@ def run():
 JOBS = {
     "hessian": lambda: ls.spectrum(objective()),
     "hessian with probes for the trace": lambda: ls.spectrum(objective(), sampling_errors=False, trace="probes"),
-    "density": lambda: ls.spectrum(objective(), steps=8, probes=2, trace="probes"),
+    "density": lambda: ls.spectrum(objective(), steps=8, probes=2, trace="probes", backend="reverse"),
     "rows": lambda: ls.spectrum(objective(), operator="ggn"),
     "gradients": lambda: ls.gradients(objective(), sampling_errors=True),
     "gradients in blocks": lambda: ls.gradients(objective(), sampling_errors=True, cache_bytes=0),
@@ -109,7 +109,7 @@ def test_as_many_steps_are_announced_as_are_taken(name, monkeypatch):
 def test_the_products_of_a_run_without_a_basis_are_announced(options, monkeypatch):
     entry = 8 * objective().layout.size
     monkeypatch.setattr(memory, "room", lambda device, limit: 25 * entry)
-    kept = {"sampling_errors": False, "trace": "probes", "cache_bytes": 0}
+    kept = {"sampling_errors": False, "trace": "probes", "cache_bytes": 0, "backend": "reverse"}
     said = compare(lambda: ls.spectrum(objective(), **kept, **options), monkeypatch)
     assert said["products with the hessian"] > 3 * 20
 
