@@ -32,15 +32,15 @@ def objective():
     labels = torch.cat([torch.full((n,), c) for c, n in enumerate(SIZES)])
     inputs = torch.randn(len(labels), 4, generator=generator, dtype=torch.float64)
     samples = datasets.from_dataset((inputs, labels), name="case")
-    return Objective.build(model, samples, partition="class", dtype=torch.float64, batch_size=64, device="cpu")
+    return Objective.build(model, samples, partition="class", dtype=torch.float64, batch_size=256, device="cpu")
 
 
-@pytest.mark.parametrize(("operator", "seeds"), [("hessian", 2), ("ggn", 10)])
+@pytest.mark.parametrize(("operator", "seeds"), [("hessian", 2), ("ggn", 6)])
 def test_the_error_that_is_asked_for_is_met_by_few_samples_and_holds(objective, operator, seeds):
-    whole, wanted = ls.spectrum(objective, operator=operator), 0.25
+    whole, wanted = ls.spectrum(objective, operator=operator, backend="reverse"), 0.25
     off = {"lambda_max": [], "trace": []}
     for seed in range(seeds):
-        found = ls.spectrum(objective, operator=operator, accuracy=wanted, seed=seed)
+        found = ls.spectrum(objective, operator=operator, accuracy=wanted, seed=seed, backend="reverse")
         assert 20 < found.n_used[0] < accuracy.WORTH * SIZES[0]
         assert found.n_used[1] == SIZES[1]
         for name, values in off.items():
@@ -56,7 +56,7 @@ def test_the_error_that_is_asked_for_is_met_by_few_samples_and_holds(objective, 
 
 @pytest.mark.parametrize("operator", ["hessian", "ggn"])
 def test_the_error_of_the_draw_is_known_also_where_those_over_samples_are_left_out(objective, operator):
-    options = {"operator": operator, "accuracy": 0.25, "method": "lanczos", "trace": "probes", "seed": 1}
+    options = {"operator": operator, "accuracy": 0.25, "method": "lanczos", "trace": "probes", "seed": 1, "backend": "reverse"}
     with_errors, found = (ls.spectrum(objective, **options, sampling_errors=own) for own in (True, False))
     assert found.sample_trace is None
     for name in ("lambda_max_error", "trace_error"):
@@ -85,7 +85,7 @@ def test_a_part_that_would_need_most_of_its_samples_is_taken_whole(objective):
     assert (found.lambda_max_error <= 0.0005 * found.lambda_max).all()
 
 
-@pytest.mark.parametrize("wanted", [0.3, 0.05, 0.002])
+@pytest.mark.parametrize("wanted", [0.3, 0.005])
 def test_rows_leave_out_a_twentieth_of_the_accuracy_and_not_much_less(objective, wanted):
     found = ls.spectrum(objective, operator="ggn", accuracy=wanted)
     left = np.maximum(found.eigenvalue_above, found.eigenvalue_below) - found.eigenvalue_rounding
@@ -128,13 +128,14 @@ def test_an_interrupted_run_has_its_pilots(objective, operator, tmp_path, monkey
         raise KeyboardInterrupt
 
     monkeypatch.setattr(accuracy, "_of_part", counted)
-    wanted = {"operator": operator, "accuracy": 0.25, "out": tmp_path / "a.h5"}
+    options = {"operator": operator, "accuracy": 0.25, "backend": "reverse"}
+    wanted = options | {"out": tmp_path / "a.h5"}
     with pytest.raises(jobs.Interrupted):
         ls.spectrum(objective, **wanted, finished=stop)
     assert pilots == [0, 1]
     found = ls.spectrum(objective, **wanted)
     assert pilots == [0, 1]
-    plain = ls.spectrum(objective, operator=operator, accuracy=0.25)  # the Hessian's last pilot is not computed again
+    plain = ls.spectrum(objective, **options)  # the Hessian's last pilot is not computed again
     np.testing.assert_array_equal(found.sample_index, plain.sample_index)
     for name in ("lambda_max", "trace", "lambda_max_error", "trace_error", "sample_curvature", "gram"):
         np.testing.assert_allclose(getattr(found, name), getattr(plain, name), rtol=1e-12, err_msg=name)
@@ -162,7 +163,7 @@ def test_an_interrupted_run_has_the_numbers_of_one_that_was_not(tmp_path):
 
     def run(name, progress=None):
         made = ls.make_objective(model, (inputs, labels), parts=parts, device="cpu")
-        return ls.spectrum(made, accuracy=0.4, out=tmp_path / name, progress=progress)
+        return ls.spectrum(made, accuracy=0.4, backend="reverse", out=tmp_path / name, progress=progress)
 
     expected = run("whole.h5")
     assert (expected.n_used < 200).all()

@@ -62,7 +62,7 @@ def run():
 JOBS = {
     "hessian": lambda: ls.spectrum(objective()),
     "hessian with probes for the trace": lambda: ls.spectrum(objective(), sampling_errors=False, trace="probes"),
-    "density": lambda: ls.spectrum(objective(), steps=8, probes=2, trace="probes", backend="reverse"),
+    "density": lambda: ls.spectrum(objective(), steps=8, probes=2, trace="probes"),
     "rows": lambda: ls.spectrum(objective(), operator="ggn"),
     "gradients": lambda: ls.gradients(objective(), sampling_errors=True),
     "gradients in blocks": lambda: ls.gradients(objective(), sampling_errors=True, cache_bytes=0),

@@ -70,12 +70,13 @@ def test_rows_kept_of_other_parts_take_no_room_that_vectors_need(monkeypatch, tm
 
     monkeypatch.setattr(spectrum_parts, "RoomOnce", Seen)
     with_room_for(monkeypatch, 45)  # for no basis
-    given = {"steps": 30, "probes": 1, "vectors": 0}
-    at_once, rows = ls.spectrum(objective(), **given), dict(asked)
+    given = {"steps": 30, "probes": 1, "vectors": 0, "backend": "reverse"}
+    mine = objective(batch_size=9)
+    at_once, rows = ls.spectrum(mine, **given), dict(asked)
     with pytest.raises(KeyboardInterrupt):
-        ls.spectrum(objective(), **given, out=tmp_path / "out.h5", progress=Interrupting(1))
+        ls.spectrum(mine, **given, out=tmp_path / "out.h5", progress=Interrupting(1))
     asked.clear()
-    later = ls.spectrum(objective(), **given, out=tmp_path / "out.h5")
+    later = ls.spectrum(mine, **given, out=tmp_path / "out.h5")
     assert asked == {name: rows[name] for name in "12"}  # without those of the first part
     np.testing.assert_array_equal(later.alpha, at_once.alpha)
 

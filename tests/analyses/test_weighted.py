@@ -151,7 +151,7 @@ def computed(objective, analysis):
     if analysis == "distances":
         found = distances(objective)
         return found.loss, found.fisher, found.barrier, found.barrier_stderr, found.hessian_rise
-    found = ls.spectrum(objective)
+    found = ls.spectrum(objective, backend="reverse")
     return found.lambda_max, found.trace, found.trace_sampling_stderr
 
 
