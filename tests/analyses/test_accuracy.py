@@ -56,7 +56,14 @@ def test_the_error_that_is_asked_for_is_met_by_few_samples_and_holds(objective, 
 
 @pytest.mark.parametrize("operator", ["hessian", "ggn"])
 def test_the_error_of_the_draw_is_known_also_where_those_over_samples_are_left_out(objective, operator):
-    options = {"operator": operator, "accuracy": 0.25, "method": "lanczos", "trace": "probes", "seed": 1, "backend": "reverse"}
+    options = {
+        "operator": operator,
+        "accuracy": 0.25,
+        "method": "lanczos",
+        "trace": "probes",
+        "seed": 1,
+        "backend": "reverse",
+    }
     with_errors, found = (ls.spectrum(objective, **options, sampling_errors=own) for own in (True, False))
     assert found.sample_trace is None
     for name in ("lambda_max_error", "trace_error"):

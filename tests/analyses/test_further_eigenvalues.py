@@ -43,7 +43,9 @@ def test_errors_over_samples_are_those_of_the_curvatures_along_each_vector(optio
 
 def test_errors_of_draws_are_those_of_the_draw():
     objective = draws.draw_samples(CASES["mlp-tanh"].objective(batch_size=7), 6, seed=1)
-    found, by_rows = (ls.spectrum(objective, operator=kind, vectors=2, tol=1e-9, backend="reverse") for kind in ("hessian", "ggn"))
+    found, by_rows = (
+        ls.spectrum(objective, operator=kind, vectors=2, tol=1e-9, backend="reverse") for kind in ("hessian", "ggn")
+    )
     for result in (found, by_rows):
         np.testing.assert_allclose(result.ritz_sampling_stderr[:2, 0], result.lambda_max_sampling_stderr[:2], rtol=1e-6)
         assert (result.ritz_sampling_stderr[:2, 1] > 0).all()

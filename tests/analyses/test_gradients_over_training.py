@@ -29,9 +29,7 @@ def run(tmp_path):
     return paths
 
 
-@pytest.mark.parametrize(
-    ("params", "options"), [(None, {}), ("4", {}), (None, {"batches": 2, "samples_per_batch": 6})]
-)
+@pytest.mark.parametrize(("params", "options"), [(None, {}), ("4", {}), (None, {"batches": 2, "samples_per_batch": 6})])
 def test_over_training_each_checkpoint_gives_what_its_weights_give(run, options, params):
     objective = CASES["mlp-norm"].objective(params=params)
     before = weights(objective)

@@ -234,7 +234,7 @@ def test_float32_gives_the_float64_numbers():
 
 def test_the_second_stage_is_resumed_and_may_be_asked_for_later(tmp_path):
     objective, out = CASES["mlp-tanh"].objective(), tmp_path / "o.h5"
-    options = REVERSE | {"vectors": 2, "sampling_errors": True}
+    options = REVERSE | {"vectors": 2, "sampling_errors": True, "steps": 8}
     expected = ls.spectrum(objective, **options, overlap=True)
     with refused(jobs.Interrupted, 2, 3):
         ls.spectrum(objective, **options, out=out, progress=Interrupting(2))

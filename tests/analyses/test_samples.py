@@ -162,7 +162,7 @@ def test_many_rows_give_the_eigenvalues_that_few_give(monkeypatch):
 @pytest.mark.parametrize("name", ["residual-relu", "mlp-tanh"])
 def test_a_hessians_errors_are_those_of_its_samples(name):
     objective = CASES[name].objective(weight_decay=DECAY)
-    found = ls.spectrum(objective, steps=60, probes=1, **REVERSE)
+    found = ls.spectrum(objective, steps=25, probes=1, **REVERSE)
     for p, n in enumerate(CLASS_SIZES):
         own = np.isfinite(found.sample_curvature[p])
         curvature = found.sample_curvature[p][own]
@@ -184,7 +184,7 @@ def test_a_hessians_errors_are_those_of_its_samples(name):
         else:
             assert np.isnan(found.trace_sampling_stderr[p])
             assert np.isnan(found.lambda_max_crossfit[p])
-    plain = ls.spectrum(objective, steps=60, probes=1, sampling_errors=False, **REVERSE)
+    plain = ls.spectrum(objective, steps=25, probes=1, sampling_errors=False, **REVERSE)
     assert plain.sample_trace is None
     np.testing.assert_array_equal(plain.lambda_max, found.lambda_max)
 

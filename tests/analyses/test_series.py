@@ -123,7 +123,7 @@ def test_the_weights_of_the_objective_take_no_part_and_stay(run, spectra):
 def test_an_unfinished_series_of_another_method_is_not_continued(run, tmp_path):
     """Also if the checkpoints state the method of their training, which has the same name."""
     mine = dataclasses.replace(objective(), source={**objective().source, "method": "ce"})
-    out, options = tmp_path / "series.h5", {"operator": "ggn", "method": "lanczos", **QUICK}
+    out, options = tmp_path / "series.h5", {"operator": "ggn", "method": "lanczos", **PLAIN}
     with pytest.raises(KeyboardInterrupt):
         ls.series(ls.spectrum, mine, str(run), out=out, **options, progress=Interrupting(2))
     with refused(StoreError, "rows", method="lanczos"):
@@ -152,7 +152,7 @@ def test_an_interrupted_series_goes_on_within_its_checkpoint(run, spectra, tmp_p
         return real(own, *args, **options)
 
     out, mine, some = tmp_path / "series.h5", objective(), [run / "net-0.pt", run / "net-1.pt"]
-    options = {"with_parts": ["all"], "out": out, **QUICK}
+    options = {"with_parts": ["all"], "out": out, **QUICK, "sampling_errors": False}
     monkeypatch.setattr("landscape.analyses.spectrum_parts.curvature_operator", counted)
     with pytest.raises(KeyboardInterrupt):
         ls.series(ls.spectrum, mine, some, **options)
@@ -239,13 +239,13 @@ def test_a_file_of_drawn_samples_is_extended_with_the_same_draw_only(run, tmp_pa
 
 def test_a_file_of_earlier_versions_is_extended_where_no_number_of_eigenvalues_is_requested(run, tmp_path):
     files, out = [run / f"net-{k}.pt" for k in range(2)], tmp_path / "a.h5"
-    first = ls.series(ls.spectrum, objective(), files[:1], **QUICK)
+    first = ls.series(ls.spectrum, objective(), files[:1], **PLAIN)
     about = dict(first.provenance)
     about["options"] = about["options"] | {"top": 10}  # which they stored for an option that was left out
     ls.save(out, dataclasses.replace(first, provenance=about))
     with refused(StoreError, "overwrite"):
-        ls.series(ls.spectrum, objective(), files, out=out, extend=True, top=3, **QUICK)
-    ls.series(ls.spectrum, objective(), files, out=out, extend=True, top=None, **QUICK)
+        ls.series(ls.spectrum, objective(), files, out=out, extend=True, top=3, **PLAIN)
+    ls.series(ls.spectrum, objective(), files, out=out, extend=True, top=None, **PLAIN)
     assert ls.load(out).epoch.tolist() == [0, 10]
 
 

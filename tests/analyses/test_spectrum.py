@@ -19,7 +19,6 @@ from landscape.errors import InputError, NumericalError, StoreError
 from tests.cases import CASES, Case, mlp
 from tests.exact import dense
 
-
 PLAIN = {"backend": "reverse", "sampling_errors": False}
 """For what a run finds whatever computes its products, without errors over samples: no network is traced."""
 
@@ -81,7 +80,9 @@ def test_density_moments_are_the_moments_of_the_eigenvalues():
 
 def test_a_float32_run_gives_the_float64_numbers():
     both = [
-        ls.spectrum(CASES["residual-gelu"].objective(dtype=d, partition="all", batch_size=8), steps=12, probes=2, **PLAIN)
+        ls.spectrum(
+            CASES["residual-gelu"].objective(dtype=d, partition="all", batch_size=8), steps=12, probes=2, **PLAIN
+        )
         for d in (torch.float32, torch.float64)
     ]
     for name in ("lambda_max", "lambda_min", "trace"):

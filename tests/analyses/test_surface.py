@@ -47,7 +47,7 @@ def paraboloid(logits, labels):
 
 
 def quadratic():
-    data = torch.zeros(7, 3, dtype=torch.float64), torch.tensor([0, 0, 0, 0, 1, 1, 2])
+    data = torch.zeros(4, 3, dtype=torch.float64), torch.tensor([0, 0, 1, 2])
     samples = datasets.from_dataset(data, name="quadratic")
     return Objective.build(
         Quadratic(), samples, loss=paraboloid, partition="class", dtype=torch.float64, device="cpu", batch_size=4
