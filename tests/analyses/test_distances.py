@@ -1,7 +1,7 @@
 """Distances between convergence points, against closed forms and loops."""
 
 import dataclasses
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import pytest
@@ -301,24 +301,32 @@ def test_points_that_are_trained_for_the_distances_are_those_of_the_training_alo
     assert found.provenance["options"]["vectors_sha256"] == expected.provenance["options"]["vectors_sha256"]
 
 
+TUNED = {"source": "test", "barrier_points": 1, "curvature": True}
+
+
+@cache
+def at_once():
+    """The distances of networks that are trained for them, by a run that is not interrupted."""
+    objective = CASES["residual-relu"].objective()
+    return ls.distances(objective, [tuned_run(objective)], **TUNED)
+
+
 @pytest.mark.parametrize(("text", "left"), [("training on 2", ["2"]), ("from", []), ("at start", [])])
 def test_distances_go_on_after_the_last_step_that_was_finished(tmp_path, monkeypatch, text, left):
-    objective, out, trained = CASES["residual-relu"].objective(), tmp_path / "d.h5", []
-    given = {"source": "test", "barrier_points": 1, "curvature": True}
-    at_once = ls.distances(objective, [tuned_run(objective)], **given)
+    objective, out, trained, expected = CASES["residual-relu"].objective(), tmp_path / "d.h5", [], at_once()
     with pytest.raises(KeyboardInterrupt):
-        ls.distances(objective, [tuned_run(objective)], **given, out=out, progress=interrupting(text))
+        ls.distances(objective, [tuned_run(objective)], **TUNED, out=out, progress=interrupting(text))
     real = convergence.finetuned
     monkeypatch.setattr(convergence, "finetuned", lambda *a, **k: trained.append(k["part"]) or real(*a, **k))
     other = dataclasses.replace(tuned_run(objective).tuned["2"], lr=0.04)
     changed = dataclasses.replace(tuned_run(objective), tuned={**tuned_run(objective).tuned, "2": other})
     with refused(StoreError, "0.05", "0.04"):
-        ls.distances(objective, [changed], **given, out=out)
-    found = ls.distances(objective, [tuned_run(objective)], **given, out=out)
+        ls.distances(objective, [changed], **TUNED, out=out)
+    found = ls.distances(objective, [tuned_run(objective)], **TUNED, out=out)
     assert trained == left
     for item in dataclasses.fields(found):
         if item.name != "provenance":
-            np.testing.assert_array_equal(getattr(found, item.name), getattr(at_once, item.name), err_msg=item.name)
+            np.testing.assert_array_equal(getattr(found, item.name), getattr(expected, item.name), err_msg=item.name)
 
 
 def interrupting(text):

@@ -87,7 +87,7 @@ def test_bounds_know_of_the_rounding_of_rows():
 @pytest.mark.parametrize("operator", ["ggn", "hessian", "empirical-fisher"])
 def test_weight_decay_is_in_the_cross_fitted_value_as_it_is_in_the_matrix(operator):
     plain, decayed = (
-        ls.spectrum(CASES["mlp-tanh"].objective(weight_decay=w), operator=operator, steps=30, probes=1, **REVERSE)
+        ls.spectrum(CASES["mlp-tanh"].objective(weight_decay=w), operator=operator, steps=12, probes=1, **REVERSE)
         for w in (0.0, DECAY)
     )
     by = 0 if operator == "empirical-fisher" else DECAY
@@ -109,15 +109,15 @@ def test_the_quadrature_of_rows_is_the_spectrum_itself():
 
 def test_lanczos_takes_over_where_rows_are_too_many_and_says_so(monkeypatch, caplog):
     objective = CASES["mlp-tanh"].objective()
-    expected = ls.spectrum(objective, operator="ggn", method="lanczos", steps=30, probes=2, **REVERSE)
+    expected = ls.spectrum(objective, operator="ggn", method="lanczos", steps=20, probes=2, **REVERSE)
     monkeypatch.setattr(samples, "are_worth_it", lambda objective, n, n_rows, *_: n_rows <= 3)
-    reported, options = [], {"operator": "ggn", "steps": 30, "probes": 2, **REVERSE}
+    reported, options = [], {"operator": "ggn", "steps": 20, "probes": 2, **REVERSE}
     with caplog.at_level(logging.INFO):
         found = ls.spectrum(objective, **options, progress=lambda *told: reported.append(told))
     of_parts = [done for done, total, _ in reported if total == 3]
     assert of_parts == sorted(of_parts)
     assert len(of_parts) > 10
-    assert "longer work than 60 products" in caplog.text
+    assert "longer work than 40 products" in caplog.text
     by_rows = np.isfinite(found.eigenvalues).any(axis=1)
     assert by_rows.tolist() == [False, False, True]  # a class of one sample has two rows
     assert found.steps.any(axis=1).tolist() == [True, True, False]

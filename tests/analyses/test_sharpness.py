@@ -276,11 +276,12 @@ def assert_same(found, expected, **tolerance):
         np.testing.assert_allclose(getattr(found, name), getattr(expected, name), err_msg=name, **tolerance)
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, 1000])
-def test_batch_size_and_what_is_kept_change_nothing(batch_size, monkeypatch):
+def test_batch_size_and_what_is_kept_change_nothing(monkeypatch):
     expected = ls.sharpness(CASES["mlp-tanh"].objective(), **QUICK)
     monkeypatch.setattr(noise, "_KEPT_BYTES", 0)
-    assert_same(ls.sharpness(CASES["mlp-tanh"].objective(batch_size=batch_size), **QUICK), expected, rtol=1e-8)
+    for batch_size in (1, 7, 1000):
+        found = ls.sharpness(CASES["mlp-tanh"].objective(batch_size=batch_size), **QUICK)
+        assert_same(found, expected, rtol=1e-8)
 
 
 @pytest.mark.parametrize("name", ["residual-relu", "attention"])
