@@ -103,10 +103,8 @@ def check(model: nn.Module, losses: Losses, *, tolerance: float = 0.02) -> None:
     found = (counts / n).to(expected) @ _rows(values, calls, chosen, groups, 2)
     found, expected = wide(found), wide(expected)  # squares of small or large gradients leave float32
     if not (found.isfinite().all() and expected.isfinite().all()):
-        raise NumericalError(
-            f"the gradient of a batch is not finite in {str(next(iter(chosen.values())).dtype).removeprefix('torch.')}: try "
-            f"{arg('dtype', 'float64')}"
-        )
+        narrow = str(next(iter(chosen.values())).dtype).removeprefix("torch.")
+        raise NumericalError(f"the gradient of a batch is not finite in {narrow}: try {arg('dtype', 'float64')}")
     error = float((found - expected).norm() / expected.norm().clamp(min=torch.finfo(expected.dtype).tiny))
     if not error <= tolerance:
         raise NumericalError(
