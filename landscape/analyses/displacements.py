@@ -14,7 +14,9 @@ from landscape.autodiff import single_samples, trees
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.trees import Tree
 from landscape.autodiff.wide import place, wide, zeros
+from landscape.curvature.checks import fault_of_second_derivative, refuse_fault
 from landscape.curvature.forms import forms_along
+from landscape.curvature.functions import functions_of
 from landscape.curvature.kinds import HESSIAN
 from landscape.errors import InputError, arg
 from landscape.networks import classifiers, filters
@@ -110,12 +112,20 @@ def rises_by_hessian(
     rises = np.array([objective.weight_decay * wide(way).square().sum().item() / 2 for way in ways.values()])
     variances = np.zeros(len(others))
     for p, share in zip(own, shares, strict=True):
+        _refuse_wrong(here, p)
         each = forms_along(here, HESSIAN, [(objective.members[p], ways[k]) for k in moved])
         for k, values in zip(moved, each, strict=True):
             of_samples = objective.as_drawn(p, values / 2)
             rises[k] += share * of_samples.mean()
             variances[k] += share**2 * inference.variance_of_mean(of_samples)
     return rises, np.sqrt(variances)
+
+
+def _refuse_wrong(objective: Objective, part: int) -> None:
+    """Refuse a part on whose first samples the second derivative is not that of the loss, as products do."""
+    batch = objective.samples.batch(objective.members[part][:2], objective.device, objective.dtype)
+    fault = fault_of_second_derivative(HESSIAN, functions_of(objective), tuple(objective.theta), batch)
+    refuse_fault(HESSIAN, fault, objective.partition.names[part])
 
 
 def by_fisher(

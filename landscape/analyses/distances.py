@@ -86,7 +86,7 @@ def distances(
 
     Raises:
         InputError: no runs, runs with different points or epochs, or options out of their range.
-        NumericalError: a training on a part diverges.
+        NumericalError: a training on a part diverges, or the second derivative for `curvature` is wrong.
         StoreError: the result file cannot be written, or an unfinished run beside it had other options.
     """
     if barrier_points < 0:

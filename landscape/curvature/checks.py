@@ -81,6 +81,25 @@ def fault_of_second_derivative(kind: Kind, functions: Functions, theta: Tensors,
     return fault
 
 
+def refuse_fault(kind: Kind, fault: str | None, name: str) -> None:
+    """Refuse a second derivative that is wrong.
+
+    Args:
+        kind: the kind of matrix.
+        fault: from `fault_of_second_derivative`; None for none.
+        name: of the part whose samples show it.
+
+    Raises:
+        NumericalError: there is a fault.
+    """
+    if fault is not None:
+        raise NumericalError(
+            f"PyTorch's second derivative of this model and loss is wrong: on samples of {name}, {fault}. An "
+            "autograd.Function whose backward uses more than its inputs, detach() in a normalisation, or a "
+            f"gradient that is not the loss's does that: write it in plain operations; {kind.remedy}"
+        )
+
+
 def refuse_zero(of: Losses, factors: Factors, z: Tensor, targets: Tree) -> None:
     """Refuse a matrix J^T M J in which M is zero for all outputs, as for an absolute error or a hinge loss.
 

@@ -21,7 +21,7 @@ from landscape.autodiff.linearize import Linearized, Stages, linearize, n_bytes
 from landscape.autodiff.tracing import TRACE_SIZES, NotTraceableError
 from landscape.autodiff.trees import Tree
 from landscape.curvature import ranges
-from landscape.curvature.checks import fault_of_second_derivative, some_of
+from landscape.curvature.checks import fault_of_second_derivative, refuse_fault, some_of
 from landscape.curvature.kinds import Batch, Functions, Kind, Tensors
 from landscape.errors import InputError, NumericalError, arg, is_of_memory, one_line
 from landscape.networks.params import Layout
@@ -198,12 +198,7 @@ class Products:
         except Exception as error:  # a model may be written for float32 only, and then raise any error
             log.info("second derivatives are checked in the model's precision, because %s", one_line(error))
             fault = self._fault(self.problem, part.name)
-        if fault is not None:
-            raise NumericalError(
-                f"PyTorch's second derivative of this model and loss is wrong: on samples of {part.name}, {fault}. An "
-                "autograd.Function whose backward uses more than its inputs, detach() in a normalisation, or a "
-                f"gradient that is not the loss's does that: write it in plain operations; {self.kind.remedy}"
-            )
+        refuse_fault(self.kind, fault, part.name)
         self._seen.parts.add(part.name)
 
     def _fault(self, problem: Problem, name: str) -> str | None:

@@ -1,15 +1,21 @@
 """What the Hessians of parts at points predict towards other points, against dense matrices of single samples."""
 
+from dataclasses import replace
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 from cases import CASES, hessian_by_double_backward, padded
 from converged import run_of
 from exact import dense_of_samples
+from hard import Applied, layers, objective_of
+from refusals import refused
 
 import landscape as ls
 from landscape.analyses.between import Run
 from landscape.data.partition import Partition
+from landscape.errors import NumericalError
 from landscape.objective import points
 from landscape.objective.points import Point
 
@@ -41,6 +47,17 @@ def test_the_error_of_a_rise_is_unknown_for_one_sample_and_zero_towards_the_poin
     assert np.isfinite(errors[0]).all()
     assert np.isnan(errors[1, [0, 2]]).all()  # class 2 has one sample
     assert np.diag(errors).tolist() == np.diag(found.hessian_rise[0]).tolist() == [0, 0, 0]
+
+
+def test_predicted_rises_by_a_second_derivative_that_is_not_the_losss_are_refused():
+    """A gate that carries no gradient: its product is differentiated as if the gate were a constant."""
+    objective = objective_of(partial(layers, Applied(lambda x: x * torch.sigmoid(x).data)), dtype=torch.float64)
+    at = points.origin(objective)
+    moved = replace(at, theta=1.1 * at.theta)
+    run = Run(name="run", points={"0": (at, 0.0), "moved": (moved, 1.0)}, start=at)
+    with refused(NumericalError, "second derivative"):
+        ls.distances(objective, [run], source="test", over="all", curvature=True)
+    ls.distances(objective, [run], source="test", over="all")
 
 
 def test_predicted_rises_are_absent_by_default_and_depend_on_the_chosen_parameters():
