@@ -338,7 +338,7 @@ def test_the_loops_of_the_training_page_step(here):
     assert names["memory"].gkp is not None
 
 
-def test_the_report_pages_python_writes_a_page(here):
+def test_the_report_pages_python_writes_a_page(here, no_figures):
     for name, method in {"ce.h5": "ce", "sam.h5": "sam"}.items():
         shutil.copy(ROOT / "figures" / "data" / f"digits.{method}.ends.h5", here / name)
     (block,) = python_of("docs/report.md")
