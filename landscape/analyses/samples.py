@@ -259,7 +259,8 @@ def samples(
 def _refuse_vanished(objective: Objective, kind: Kind, part: int, known: Lengths) -> None:
     """Refuse rows whose squared lengths leave the range of numbers."""
     total = float(known.weights @ np.abs(known.squares).sum(axis=1)) + float(np.abs(known.tail).sum())
-    ranges.refuse_squares(total, objective.dtype, f"{kind.name} of {objective.partition.names[part]}")
+    what = f"{kind.name} of {objective.partition.names[part]}"
+    ranges.refuse_squares(total, objective.dtype, objective.device, what)
     if total == 0 and objective.dtype != torch.float64:  # a product that is zero too is compared with float64
         z = probe(objective.layout.size, seed=0, number=0, distribution="gaussian", stream="vanished")
         operator = curvature_operator(objective, kind, backend="reverse").restrict([part])

@@ -1,10 +1,15 @@
-"""Squares of gradients whose squares leave the range of their dtype: in float32, of those below 1e-19 or above 1e19."""
+"""Squares of gradients whose squares leave the range of their dtype: in float32, of those below 1e-19 or above 1e19.
+
+To know whether they do, the host looks at numbers of each batch, for which it would have to wait for a GPU. There
+squares are computed as they are, and `curvature.ranges` refuses their sum if it is too small.
+"""
 
 import math
 
 import torch
 from torch import Tensor
 
+from landscape.autodiff import memory
 from landscape.autodiff.wide import wide
 
 _ENTRIES = 2**21  # numbers that are copied to float64 at a time
@@ -22,7 +27,7 @@ def lengths(rows: Tensor) -> Tensor:
     plain = rows.ndim == 2
     squares = torch.linalg.vecdot(rows, rows) if plain else torch.linalg.vector_norm(rows, dim=(2, 3)).square()
     found, info = wide(squares), torch.finfo(rows.dtype)
-    if rows.dtype == torch.float64 or not rows.numel():
+    if rows.dtype == torch.float64 or not rows.numel() or memory.is_apart(rows.device):
         return found
     size = rows.shape[1 if plain else 2 :].numel()
     lost = ~((squares > size * info.tiny / info.eps) & squares.isfinite())
@@ -35,7 +40,7 @@ def lengths(rows: Tensor) -> Tensor:
 
 def power(tensor: Tensor) -> float:
     """Return a power of two, times which products of a tensor's entries stay in the range of its dtype; 1 as a rule."""
-    if not tensor.numel():
+    if not tensor.numel() or memory.is_apart(tensor.device):
         return 1.0
     low, high = torch.aminmax(tensor)
     size = float(torch.maximum(-low, high))

@@ -20,11 +20,11 @@ import torch
 from torch import Tensor
 
 from landscape.autodiff import trees
-from landscape.autodiff.backward import inner, push, second
+from landscape.autodiff.backward import push, second
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.linearize import Stages, linearize, n_bytes
 from landscape.autodiff.trees import Tree
-from landscape.autodiff.wide import place, wide
+from landscape.autodiff.wide import wide
 from landscape.curvature.checks import some_of
 from landscape.curvature.functions import functions_of, work_of
 from landscape.curvature.kinds import Batch, Factors, Functions, Kind, SecondDerivative, Tensors
@@ -179,7 +179,7 @@ def _right_ones(objective: Objective, kind: SecondDerivative, ways: list[Way], v
     u = torch.arange(1.0, trees.size(batch) + 1, dtype=torch.float64)  # of different weights errors do not cancel
     tolerance = 1e-3 if objective.dtype == torch.float32 else 1e-9
     with differentiable_attention():
-        expected = _summed(kind, functions, theta, u, v, batch)
+        expected = _summed(kind, functions, theta, u, v, batch).item()
 
     @cache
     def rounding() -> float:
@@ -247,11 +247,14 @@ def _one_by_one(
     kind: SecondDerivative, functions: Functions, theta: Tensors, v: Tensors, inputs: Tree, targets: Tree
 ) -> Tensor:
     """Take a product with each sample alone."""
-    values = [_summed(kind, functions, theta, torch.ones(1), v, one) for one in trees.each((inputs, targets))]
-    return torch.tensor(values, dtype=torch.float64, device=place(theta[0].device))
+    return torch.stack([
+        _summed(kind, functions, theta, torch.ones(1), v, one) for one in trees.each((inputs, targets))
+    ])
 
 
-def _summed(kind: SecondDerivative, functions: Functions, theta: Tensors, u: Tensor, v: Tensors, batch: Batch) -> float:
+def _summed(
+    kind: SecondDerivative, functions: Functions, theta: Tensors, u: Tensor, v: Tensors, batch: Batch
+) -> Tensor:
     """Return v^T (sum_i u_i A_i) v by a product, which needs second derivatives only."""
     theta = tuple(t.detach().requires_grad_() for t in theta)
     return _along(kind.curved(functions, theta, batch)[0](theta), theta, u, v, kind.remedy)
@@ -265,10 +268,10 @@ def _rounding(functions: Functions, theta: Tensors, u: Tensor, v: Tensors, batch
     theta = tuple(t.detach().requires_grad_() for t in theta)
     z = functions.logits(theta, batch[0])
     eps = torch.finfo(torch.float64 if functions.widens else z.dtype).eps
-    return eps * abs(_along((z - z.detach() + 1).square().reshape(len(z), -1).sum(1) / 2, theta, u, v))
+    return eps * abs(_along((z - z.detach() + 1).square().reshape(len(z), -1).sum(1) / 2, theta, u, v).item())
 
 
-def _along(values: Tensor, theta: Tensors, u: Tensor, v: Tensors, remedy: str | None = None) -> float:
+def _along(values: Tensor, theta: Tensors, u: Tensor, v: Tensors, remedy: str | None = None) -> Tensor:
     """Return the second derivative along v of sum_i u_i values_i."""
     (product,) = second(u.to(values) * values, theta, [v], remedy)
-    return inner(v, product)
+    return torch.stack([(wide(s) * wide(t)).sum() for s, t in zip(v, product, strict=True)]).sum()

@@ -155,12 +155,13 @@ class Products:
                         total += piece
             out[row] /= part.divisor
         out = problem.team.total(out)
-        if not torch.isfinite(out).all():
+        finite, any_left = torch.stack([torch.isfinite(out).all(), out.any()]).tolist()  # the device is waited for once
+        if not finite:
             names = ", ".join(problem.names)
             raise NumericalError(
                 f"a product with the {self.kind.name} of {names} is not finite: try {arg('dtype', 'float64')}"
             )
-        if problem.dtype != torch.float64 and not out.any():
+        if problem.dtype != torch.float64 and not any_left:
             self._refuse_vanished(V)
         if problem.weight_decay and self.kind.decays:
             out += problem.weight_decay * V

@@ -11,6 +11,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from landscape.autodiff import memory
 from landscape.errors import NumericalError, arg
 
 _SQUARES = 2.0**450
@@ -86,12 +87,13 @@ def refuse(products: Tensor, of: Subject | None = None) -> None:
         )
 
 
-def refuse_squares(total: float, dtype: torch.dtype, what: str) -> None:
+def refuse_squares(total: float, dtype: torch.dtype, device: torch.device, what: str) -> None:
     """Refuse a sum of squared gradients, in float64, if the gradients or it leave the range of numbers.
 
     Args:
         total: the sum; zero passes.
         dtype: of the gradients.
+        device: on which they were squared, see autodiff/squares.py.
         what: the matrix and its part.
 
     Raises:
@@ -101,6 +103,7 @@ def refuse_squares(total: float, dtype: torch.dtype, what: str) -> None:
     use = f"use {arg('dtype', 'float64')}, or " * (dtype != torch.float64) + "multiply the loss by a number"
     if not math.isfinite(total):
         raise NumericalError(f"a gradient of a sample, or its square, for the {what} is not finite: {use}")
-    if 0 < total < max((info.tiny / info.eps) ** 2, wide.tiny / wide.eps):
+    least = info.tiny / info.eps
+    if 0 < total < max(least if memory.is_apart(device) else least**2, wide.tiny / wide.eps):
         kind = str(dtype).removeprefix("torch.")
         raise NumericalError(f"squared gradients of size {total:.1g} for the {what} are too small for {kind}: {use}")

@@ -160,10 +160,8 @@ def test_a_fitted_class_has_numbers_as_long_as_its_loss_has_digits(scale, dtype)
         norm = float(torch.cat([p.grad.flatten() for p in own.parameters()]).norm())
         off = abs(found.norm[0, c] - norm)
         assert off <= CLEAR * found.norm_rounding[0, c] or norm < 1e-40  # which float32 does not have
-        if loss > 1e-13:
-            assert not rounded[c]
-        elif loss < 1e-17:
-            assert rounded[c]
+        assert off <= (1e-5 if dtype == torch.float32 else 1e-12) * norm
+        assert not rounded[c]  # the cross-entropy keeps its digits, unlike the losses below
     for field in OF_PARTS:
         values = getattr(found, field)[0]
         assert np.isnan(values[rounded]).all(), field
