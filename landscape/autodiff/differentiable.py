@@ -107,8 +107,7 @@ def _squared_error(input: Tensor, target: Tensor, *args: Any, **options: Any) ->
     rare = [option for name, option in options.items() if name != "reduction"]
     if args or input.shape != target.shape or any(option is not None for option in rare):
         return F.mse_loss(input, target, *args, **options)
-    found, reduction = (input - target).square(), options.get("reduction", "mean")
-    return found.mean() if reduction == "mean" else found.sum() if reduction == "sum" else found
+    return _reduced((input - target).square(), options)
 
 
 def _log_softmax(input: Tensor, dim: int | None = None, *args: Any, **options: Any) -> Tensor:
@@ -118,10 +117,13 @@ def _log_softmax(input: Tensor, dim: int | None = None, *args: Any, **options: A
 
 
 def _cross_entropy(input: Tensor, target: Tensor, weight: Tensor | None = None, *args: Any, **options: Any) -> Tensor:
-    smoothed = bool(args) or bool(options.get("label_smoothing"))  # then no label is fitted so closely
-    rare = smoothed or any(options.get(name) is not None for name in ("size_average", "reduce"))
-    if rare or input.dtype != torch.float64 or target.is_floating_point():
+    rare = bool(args) or any(options.get(name) is not None for name in ("size_average", "reduce"))
+    rare |= bool(options.get("label_smoothing"))  # no sample's smallest loss has a probability that rounds to 1
+    soft = target.is_floating_point()
+    if rare or input.dtype != torch.float64 or (soft and weight is not None):
         return F.cross_entropy(input, target, weight, *args, **options)
+    if soft:
+        return _reduced(softmax.cross_entropy(input, target), options)
     given = {name: options[name] for name in ("ignore_index", "reduction") if name in options}
     return F.nll_loss(softmax.log_softmax(input, 1 if input.ndim > 1 else 0), target, weight, **given)
 
@@ -133,10 +135,14 @@ def _binary_cross_entropy(
     if rare or input.dtype != torch.float64:
         return F.binary_cross_entropy_with_logits(input, target, weight, *args, **options)
     yes, no = target * softmax.log_sigmoid(input), (1 - target) * softmax.log_sigmoid(-input)
-    positive, reduction = options.get("pos_weight"), options.get("reduction", "mean")
+    positive = options.get("pos_weight")
     found = -(yes if positive is None else positive * yes) - no
-    found = found if weight is None else found * weight
-    return found.mean() if reduction == "mean" else found.sum() if reduction == "sum" else found
+    return _reduced(found if weight is None else found * weight, options)
+
+
+def _reduced(values: Tensor, options: Mapping[str, Any]) -> Tensor:
+    reduction = options.get("reduction", "mean")
+    return values.mean() if reduction == "mean" else values.sum() if reduction == "sum" else values
 
 
 def _without_cudnn(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,8 +1,8 @@
 """Logarithms of probabilities whose derivatives keep their digits, however close a probability is to 1.
 
-PyTorch's log softmax has the derivative e_y - p, and this the derivative p (v - p.v). Where p_y rounds to 1, the entry
-of class y is lost in the first, which is then no gradient, and in the second, which then belongs to no symmetric
-matrix. Here exp(z_c) is summed over all classes but the most probable one a, relative to it:
+The derivative of log p_y is e_y - p, and along v this changes by -p (v - p.v). PyTorch computes both as they are
+written. Where p_y rounds to 1, both lose their entry for class y: the first is then no gradient, and the second is no
+product with a symmetric matrix. Here the terms of all classes but the most probable one, a, are summed relative to it:
 
     S = sum_{c != a} exp(z_c - z_a),    log p_c = z_c - z_a - log(1 + S).
 

@@ -73,6 +73,7 @@ LOSSES = {
     "likelihood": lambda z, y: F.nll_loss(torch.log_softmax(z, 1), y, reduction="none"),
     "yes or no": lambda z, y: F.binary_cross_entropy_with_logits(z[:, 1] - z[:, 0], y.to(z), reduction="none"),
     "log sigmoid": lambda z, y: -F.logsigmoid((2 * y - 1) * (z[:, 1] - z[:, 0])),
+    "one-hot": lambda z, y: F.cross_entropy(z, F.one_hot(y, 2).to(z), reduction="none"),
     "weighted": lambda z, y: 2 * F.cross_entropy(z, y, weight=torch.tensor([0.5, 0.5]).to(z), reduction="none"),
 }
 
@@ -108,6 +109,8 @@ def test_rare_options_are_left_to_pytorch():
         lambda: F.cross_entropy(z, y, w, ignore_index=-100, reduction="sum"),
         lambda: F.cross_entropy(z, y, label_smoothing=0.1),
         lambda: F.cross_entropy(z, soft),
+        lambda: F.cross_entropy(z, soft, w, reduction="sum"),
+        lambda: F.cross_entropy(z[..., None], soft[..., None]),
         lambda: F.cross_entropy(z[0], y[0]),
         lambda: F.cross_entropy(z[..., None].expand(6, 4, 3), y[:, None].expand(6, 3)),  # an axis of pixels
         lambda: F.log_softmax(z, 0, dtype=torch.float32),
