@@ -160,7 +160,8 @@ def _refuse_moving(objective: "Objective", origin: nn.Module, inputs: Tree) -> N
     Raises:
         InputError: it does.
     """
-    moved = next((f"{n}.weight" for n, m in origin.named_modules() if getattr(m, "max_norm", None) is not None), None)
+    embeddings = [(n, m) for n, m in origin.named_modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)]
+    moved = next((f"{n}.weight" for n, m in embeddings if m.max_norm is not None), None)
     if moved is None:
         model, varying = objective.model, objective.layout.names
         others = [n for named in (model.named_parameters(), model.named_buffers()) for n, _ in named]
