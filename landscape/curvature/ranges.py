@@ -19,7 +19,7 @@ _SQUARES = 2.0**450
 of a fraction 2^-50 of them."""
 
 
-@runtime_checkable
+@runtime_checkable  # arguments are checked by their types
 class Subject(Protocol):
     """What messages say of an operator."""
 
@@ -47,7 +47,9 @@ def named(of: Subject | None, row: int, n_rows: int) -> str:
     Returns:
         Such as "the hessian of truck".
     """
-    return "the matrix" if of is None else f"the {of.name} of {of.parts[row * len(of.parts) // n_rows]}"
+    if of is None or (of.objective is None and len(of.parts) == 1):
+        return "the matrix"
+    return f"the {of.name} of {of.parts[row * len(of.parts) // n_rows]}"
 
 
 def limits(dtype: torch.dtype) -> tuple[float, float]:
