@@ -14,7 +14,7 @@ import torch
 
 from landscape.analyses import row_numbers
 from landscape.analyses import samples as of_samples
-from landscape.curvature import rows, rows_apart
+from landscape.curvature import inner_products, rows, rows_apart
 from landscape.curvature.kinds import Factors
 from landscape.curvature.outputs import Keep
 from landscape.curvature.rows import Lengths
@@ -92,7 +92,7 @@ def row_products(
         if sum(len(own.longest(tol)[0]) for own in lengths) <= stored:
             found = kept = [rows.rows(shared, factors, p, own, tol) for p, own in enumerate(lengths)]
             vectors = kept[0].vectors if len(kept) == 1 else torch.cat([of.vectors for of in kept])
-            products = rows.products(vectors, vectors, shared.team)
+            products = inner_products.products(vectors, vectors, shared.team)
         else:
             found = apart = [
                 rows_apart.apart(shared, factors, p, own, tol, cache_bytes) for p, own in enumerate(lengths)

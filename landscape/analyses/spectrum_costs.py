@@ -26,7 +26,7 @@ from landscape.analyses.run_costs import Runs, runs_of
 from landscape.autodiff import distributed, memory
 from landscape.autodiff.costs import Work, sizes, warming
 from landscape.autodiff.distributed import ALONE, Team
-from landscape.curvature import extremes, places, probing, rows, traces
+from landscape.curvature import extremes, inner_products, places, probing, rows, traces
 from landscape.curvature.algebra import Operator
 from landscape.curvature.forms import forms_along, quadratic_forms
 from landscape.curvature.kinds import KINDS, Kind
@@ -440,7 +440,7 @@ class SpectrumCosts:
 
     def _tile(self, n: int) -> Callable[[], object]:
         some = torch.ones(_ROWS, self._columns, dtype=self.small.dtype, device=self.small.device)
-        return lambda: rows.products(some, some)
+        return lambda: inner_products.products(some, some)
 
     def _work(
         self,

@@ -6,7 +6,6 @@ the formulas. Layers without a formula, and parameters that are shared or used b
 whole model.
 """
 
-import itertools
 import logging
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,9 +14,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 from torch.func import grad, vmap
-from torch.nn import functional as F
 
-from landscape.autodiff import called, recording, squares, trees
+from landscape.autodiff import called, formulas, recording, squares, trees
 from landscape.autodiff.recording import (
     NORMS,
     Call,
@@ -37,17 +35,6 @@ Read: TypeAlias = Callable[[Any, Tree], Tensor]
 """(outputs of the model, targets) -> one value per sample, (B,), or several, (B, C)."""
 
 _SINGLE = (nn.Conv2d, nn.Linear, *NORMS)  # layers with a formula for each sample
-_WIDE = 2.5  # how much longer a multiplication takes in float64, with what is beside it
-_ENTRIES = 2**25  # numbers that the gradients of single samples may take at a time: 128 MiB in float32
-
-
-@dataclass(frozen=True, eq=False)
-class _Use:
-    """One use of a parameter, with the gradient at the output of the call."""
-
-    call: Call
-    d: Tensor  # gradient at the call's output, (B, ...)
-    kind: str  # "weight" or "bias"
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,19 +93,19 @@ class Recorded:
             of_name = uses.pop(name)  # popped, so that memory is freed early
             first = of_name[0]
             single = len(of_name) == 1 and first.kind == "weight" and not isinstance(first.call.module, NORMS)
-            if single and _is_less_by_positions(first, rows.share):
-                x, d = _laid_out(first.call, first.d.transpose(0, 1))
-                found += _by_positions(x, d).T.to(found.device)
+            if single and formulas.is_less_by_positions(first, rows.share):
+                x, d = formulas.laid_out(first.call, first.d.transpose(0, 1))
+                found += formulas.by_positions(x, d).T.to(found.device)
                 rows.of_chosen(name, x, d)
                 continue
             if single and isinstance(first.call.module, nn.Conv2d) and len(seeds) > 1:  # for one, `_each` is faster
-                for piece, each in _of_convolution(first.call, first.d.transpose(0, 1)):
+                for piece, each in formulas.of_convolution(first.call, first.d.transpose(0, 1)):
                     for some in torch.split(each, max(1, COLUMNS // each.shape[1]), dim=3):
                         found[:, piece] += squares.lengths(some.transpose(1, 2)).T
                     rows.of_all(name, piece, each)
                 continue
             for k in range(len(seeds)):
-                for piece, each in _by_pieces([replace(use, d=use.d[k]) for use in of_name]):
+                for piece, each in formulas.by_pieces([replace(use, d=use.d[k]) for use in of_name]):
                     found[k, piece] += squares.lengths(each)
                     rows.of(name, k, piece, each)
         for k, seed in enumerate(seeds):
@@ -131,20 +118,20 @@ class Recorded:
         """Yield names of parameters and their squared gradients, (numel,), summed over the samples of the batch."""
         for name, uses in self._uses(seeds, keep=keep).items():
             first = uses[0]
-            if len(uses) == 1 and first.kind == "weight" and first.d.ndim == 2 and _is_linear(first):
+            if len(uses) == 1 and first.kind == "weight" and first.d.ndim == 2 and formulas.is_linear(first):
                 a, (d, by) = first.call.inputs, squares.scaled(first.d)
                 yield name, wide((d.square().T @ a.square()).reshape(-1)) / by / by  # without making d aᵀ
             else:
-                yield from ((name, squares.summed(each)) for _, each in _by_pieces(uses))
+                yield from ((name, squares.summed(each)) for _, each in formulas.by_pieces(uses))
         yield from ((name, squares.summed(each)) for name, _, each in self._functional(seeds))
 
     def pieces(self, seeds: Tensor, *, keep: bool = False) -> Generator[tuple[str, slice, Tensor], None, None]:
         """Yield a parameter's name, some samples, and their gradients with respect to it, (b, numel), as for `rows`."""
         for name, uses in self._uses(seeds, keep=keep).items():
-            yield from ((name, piece, each) for piece, each in _by_pieces(uses))
+            yield from ((name, piece, each) for piece, each in formulas.by_pieces(uses))
         yield from self._functional(seeds)
 
-    def _uses(self, seeds: Tensor, *, keep: bool) -> dict[str, list[_Use]]:
+    def _uses(self, seeds: Tensor, *, keep: bool) -> dict[str, list[formulas.Use]]:
         return self._by_name(at_outputs(self.values, self._taken, seeds, keep=keep))
 
     @property
@@ -157,12 +144,12 @@ class Recorded:
         own = self._own
         return [c for c in self._calls if any(id(p) in own for p in c.module.parameters())]
 
-    def _by_name(self, found: Iterable[tuple[Call, Tensor]]) -> dict[str, list[_Use]]:
-        own, uses = self._own, dict[str, list[_Use]]()
+    def _by_name(self, found: Iterable[tuple[Call, Tensor]]) -> dict[str, list[formulas.Use]]:
+        own, uses = self._own, dict[str, list[formulas.Use]]()
         for call, d in found:
             for kind, p in call.module.named_parameters():
                 if id(p) in own:
-                    uses.setdefault(own[id(p)], []).append(_Use(call, d, kind))
+                    uses.setdefault(own[id(p)], []).append(formulas.Use(call, d, kind))
         return uses
 
     def _functional(self, seeds: Tensor) -> Generator[tuple[str, slice, Tensor], None, None]:
@@ -176,7 +163,7 @@ class Recorded:
             return (self._read(called.functional_call(self._model, values, x), y)[0] * seed).sum()
 
         each = vmap(grad(one), in_dims=(None, 0, 0, 0))
-        size = max(1, _ENTRIES // sum(p.numel() for p in chosen.values()))
+        size = max(1, formulas.ENTRIES // sum(p.numel() for p in chosen.values()))
         for start in range(0, len(self.values), size):
             piece = slice(start, start + size)
             x, y = trees.clone(trees.take(self._inputs, piece)), trees.take(self._targets, piece)
@@ -350,9 +337,9 @@ class _Wanted:
         return len(self._k) / self._n
 
     def of_chosen(self, name: str, x: Tensor, d: Tensor) -> None:
-        """Compute what is wanted of the gradients by a weight, from `_laid_out`."""
+        """Compute what is wanted of the gradients by a weight, from `formulas.laid_out`."""
         into = self._places[name]
-        for own in torch.split(torch.arange(len(self._k)), max(1, _ENTRIES // into.shape[1])):
+        for own in torch.split(torch.arange(len(self._k)), max(1, formulas.ENTRIES // into.shape[1])):
             sample, k = self._sample[own], self._k[own]
             into[own] = (d[sample, k] @ x[sample].mT).flatten(1)
 
@@ -369,125 +356,3 @@ class _Wanted:
     def _inside(self, piece: slice, n: int) -> Tensor:
         found: Tensor = (self._sample >= piece.start) & (self._sample < piece.start + n)
         return found
-
-
-def _is_linear(use: _Use) -> bool:
-    return isinstance(use.call.module, nn.Linear)
-
-
-def _by_pieces(uses: Sequence[_Use]) -> Generator[tuple[slice, Tensor], None, None]:
-    """Yield some samples and their gradients of one parameter, to which all of its uses contribute, (b, numel)."""
-    size = max(1, _ENTRIES // max(_entries(use) for use in uses))
-    for start in range(0, len(uses[0].d), size):
-        piece = slice(start, start + size)
-        each = _each(uses[0], piece)
-        for use in uses[1:]:
-            each = each + _each(use, piece)
-        yield piece, each
-
-
-def _laid_out(call: Call, d: Tensor) -> tuple[Tensor, Tensor]:
-    """Return x (B, groups, p, T) and d (B, K, groups, c, T), whose products d x^T are K gradients of a layer's weight.
-
-    T are the positions of the output, p the entries of the input that each sees, c the channels of a group.
-
-    Args:
-        call: of a linear layer or a convolution.
-        d: gradients at its output, (B, K, ...).
-    """
-    m, x = call.module, call.inputs.to(d.dtype)
-    if isinstance(m, nn.Linear):
-        return x.reshape(len(x), 1, -1, x.shape[-1]).mT, d.reshape(*d.shape[:2], 1, -1, d.shape[-1]).mT
-    seen = F.unfold(x, m.kernel_size, m.dilation, m.padding, m.stride)
-    seen = seen.reshape(len(x), m.groups, -1, seen.shape[-1])
-    return seen, d.reshape(*d.shape[:2], m.groups, -1, seen.shape[-1])
-
-
-def _of_convolution(call: Call, d: Tensor) -> Generator[tuple[slice, Tensor], None, None]:
-    """Yield some samples and their K gradients of a kernel, (b, groups, K, numel / groups), from d (B, K, C, h, w)."""
-    x, d = _laid_out(call, d)
-    n_seeds, d = d.shape[1], d.transpose(1, 2)
-    size = max(1, _ENTRIES // (d[0, :, :, :, 0].numel() * x.shape[2]))
-    for start in range(0, len(x), size):
-        piece = slice(start, start + size)
-        each = d[piece].flatten(2, 3) @ x[piece].mT
-        yield piece, each.reshape(len(each), x.shape[1], n_seeds, -1)
-
-
-def _is_less_by_positions(use: _Use, wanted: float) -> bool:
-    """Say whether `_by_positions` is less work than the gradients of a weight, of which a fraction is wanted too.
-
-    Args:
-        use: of the weight, with gradients (K, B, ...) at the output.
-        wanted: the fraction.
-
-    Returns:
-        Whether it is, on a CPU; other devices may be slow in float64.
-    """
-    if use.d.device.type != "cpu":
-        return False
-    weight: Tensor = use.call.module.get_parameter("weight")
-    groups = use.call.module.groups if isinstance(use.call.module, nn.Conv2d) else 1
-    c, p = len(weight) // groups, weight[0].numel()
-    positions = use.d[0, 0].numel() // len(weight)
-    return positions * (p + len(use.d) * c) * _WIDE < (1 - wanted) * len(use.d) * c * p
-
-
-def _by_positions(x: Tensor, d: Tensor) -> Tensor:
-    """Return |d x^T|^2 of each gradient, (B, K), as the sum of (x^T x) * (d^T d) over all pairs of positions.
-
-    Its terms may cancel, so it is computed in float64.
-
-    Args:
-        x: (B, groups, p, T) of `_laid_out`.
-        d: (B, K, groups, c, T) of the same.
-    """
-    found = []
-    for start in range(0, len(x), size := max(1, _ENTRIES // (x[0].numel() + 2 * d[0].numel()))):
-        wide_x, wide_d = x[start : start + size].double(), d[start : start + size].double()
-        across = wide_d @ (wide_x.mT @ wide_x)[:, None]
-        found.append((across * wide_d).sum(dim=(2, 3, 4)).clamp(min=0))
-    return torch.cat(found)
-
-
-def _entries(use: _Use) -> int:
-    """Return the largest number of intermediate values for the gradient of one sample."""
-    own = int(use.call.module.get_parameter(use.kind).numel())
-    if use.kind == "bias" or not isinstance(use.call.module, nn.Conv2d):
-        return own
-    return max(2 * own, use.call.inputs.shape[1] * use.d[0, 0].numel())
-
-
-def _each(use: _Use, piece: slice) -> Tensor:
-    """Return the gradient of a parameter by each sample of a piece, (b, numel)."""
-    m, x, d = use.call.module, use.call.inputs[piece], use.d[piece]
-    if isinstance(m, NORMS):
-        return _of_norm(use.call, x, d, use.kind)
-    if isinstance(m, nn.Linear):
-        d = d.reshape(len(d), -1, d.shape[-1])
-        return d.sum(1) if use.kind == "bias" else (d.mT @ x.reshape(len(x), -1, x.shape[-1])).flatten(1)
-    if use.kind == "bias":
-        return d.flatten(2).sum(2)
-    # One entry of the kernel at a time: F.unfold does the same for all entries and takes two to three times as long.
-    (rows, columns), (height, width) = d.shape[2:], m.kernel_size
-    padded = F.pad(x, (m.padding[1], m.padding[1], m.padding[0], m.padding[0]))
-    d = d.reshape(len(d), m.groups, -1, rows * columns)
-    found = []
-    for i, j in itertools.product(range(height), range(width)):
-        top, left = i * m.dilation[0], j * m.dilation[1]
-        bottom, right = top + (rows - 1) * m.stride[0] + 1, left + (columns - 1) * m.stride[1] + 1
-        seen = padded[:, :, top : bottom : m.stride[0], left : right : m.stride[1]]
-        found.append(d @ seen.reshape(len(x), m.groups, -1, rows * columns).mT)
-    return torch.stack(found, dim=-1).flatten(1)
-
-
-def _of_norm(call: Call, x: Tensor, d: Tensor, kind: str) -> Tensor:
-    """Return the gradient of batch norm's gamma or beta by each sample, (B, C), from its input and d, (B, C, ...)."""
-    beyond = list(range(2, x.ndim))
-    dtype: torch.dtype = call.module.weight.dtype
-    if kind == "bias":
-        return d.sum(beyond, dtype=dtype) if beyond else d.to(dtype)
-    mean, variance = call.statistics
-    product = (x - mean.view(-1, *[1] * len(beyond))) * d
-    scale = torch.rsqrt(variance + call.module.eps)
-    return (product.sum(beyond) if beyond else product) * scale

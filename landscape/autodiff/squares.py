@@ -1,4 +1,4 @@
-"""Squares of gradients whose squares leave the range of their dtype: in float32, of those below 1e-19 or above 1e19.
+"""Squared lengths of gradients whose squares leave the range of their dtype: in float32, below 1e-19 or above 1e19.
 
 To know whether they do, the host looks at numbers of each batch, for which it would have to wait for a GPU. There
 squares are computed as they are, and `curvature.ranges` refuses their sum if it is too small.

@@ -32,11 +32,10 @@ from torch import Tensor
 
 from landscape.autodiff import per_sample, single_samples, trees
 from landscape.autodiff.differentiable import differentiable_attention
-from landscape.autodiff.distributed import ALONE, Team
 from landscape.autodiff.single_samples import Recorded
-from landscape.autodiff.squares import power
 from landscape.autodiff.trees import Tree
 from landscape.autodiff.wide import zeros
+from landscape.curvature import inner_products
 from landscape.curvature.checks import refuse_zero, some_of
 from landscape.curvature.functions import functions_of
 from landscape.curvature.kinds import Factors
@@ -52,8 +51,6 @@ from landscape.results.gram import Gram
 
 _CHECKED = 13  # samples on which gradients are checked; few layers have an axis of this length beside the batch
 _PAIRS = 512  # pairs of a sample and a row, whose gradients at all layers' outputs are kept at a time
-_BLOCK = 128  # rows that are multiplied with all after them
-_COLUMNS = 512  # columns of the rows that are multiplied in the model's dtype before the sum goes on in float64
 
 Report: TypeAlias = Callable[[float], None]
 """Is called with the fraction that is done."""
@@ -161,7 +158,7 @@ class Stored(Rows):
     @property
     def products(self) -> np.ndarray:
         """See `Rows.products`."""
-        return products(self.vectors, self.vectors, self.place.team)
+        return inner_products.products(self.vectors, self.vectors, self.place.team)
 
     @property
     def n_bytes(self) -> int:
@@ -443,32 +440,6 @@ def _known(known: Lengths, sample: np.ndarray, row: np.ndarray) -> tuple[np.ndar
 def _likely(objective: Objective, factors: Factors, part: int, keep: Keep) -> np.ndarray:
     """Say which rows are likely to be among the longest, by their sizes in the logits, (n, R)."""
     return keep.chosen(outputs(objective, factors, part).sizes)
-
-
-def products(a: Tensor, b: Tensor, team: Team = ALONE) -> np.ndarray:
-    """Return the inner products of rows with rows.
-
-    Args:
-        a: (A, d).
-        b: (B, d), of the same dtype.
-        team: processes that each have some of the columns.
-
-    Returns:
-        (A, B) float64; some hundred columns at a time are multiplied in the dtype of the rows.
-    """
-    found = zeros((len(a), len(b)), a.device)
-    blocks = [slice(start, start + _BLOCK) for start in range(0, len(a), _BLOCK)]
-    by_a = power(a)
-    by_b = by_a if a is b else power(b)
-    pieces = (torch.split(t, _COLUMNS, dim=1) for t in (a, b))
-    for x, y in zip(*pieces, strict=True):
-        x, y = (t if by == 1 else t * by for t, by in ((x, by_a), (y, by_b)))
-        for some in blocks:  # of rows with themselves, those below the diagonal are not needed
-            after = some.start if a is b else 0
-            found[some, after:] += (x[some] @ y[after:].T).to(found.device)
-    if a is b:
-        found = found.triu() + found.triu(1).T
-    return team.total(found / by_a / by_b).cpu().numpy()
 
 
 def _losses(objective: Objective, inputs: Tree, targets: Tree) -> Tensor:

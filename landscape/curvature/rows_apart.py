@@ -23,8 +23,9 @@ from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.trees import Tree
 from landscape.autodiff.wide import wide, zeros
 from landscape.curvature.functions import functions_of
+from landscape.curvature.inner_products import products
 from landscape.curvature.kinds import Factors, Tensors
-from landscape.curvature.rows import Lengths, Rows, computed, facts, products, seeds_of
+from landscape.curvature.rows import Lengths, Rows, computed, facts, seeds_of
 from landscape.objective.objective import Objective
 
 log = logging.getLogger(__name__)

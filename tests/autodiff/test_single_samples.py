@@ -5,21 +5,21 @@ import torch
 from layers import CASES, LABELS, N, case, gradient, loss_of, same, single_gradients
 from torch import nn
 
-from landscape.autodiff import single_samples
+from landscape.autodiff import formulas, single_samples
 from landscape.autodiff.batch_statistics import batch_statistics_constant
 
 
 @pytest.fixture(params=[1, 2**25], ids=["one sample at a time", "all at once"])
 def pieces(request, monkeypatch):
     """How many entries of gradients may be there at a time."""
-    monkeypatch.setattr(single_samples, "_ENTRIES", request.param)
+    monkeypatch.setattr(formulas, "ENTRIES", request.param)
 
 
 @pytest.fixture(params=[0, torch.inf], ids=["by positions", "by gradients"])
 def lengths(request, monkeypatch):
     """Whether lengths come from inner products between positions, however little work that saves."""
     # private: what decides
-    monkeypatch.setattr(single_samples, "_WIDE", request.param)
+    monkeypatch.setattr(formulas, "_WIDE", request.param)
 
 
 @pytest.mark.usefixtures("pieces")
@@ -102,9 +102,9 @@ def test_squared_lengths_of_one_layer_equal_those_of_its_gradients(layer, shape)
 
 
 def test_lengths_come_from_positions_where_these_are_few(monkeypatch):
-    taken, run = [], single_samples._by_positions
+    taken, run = [], formulas.by_positions
     # private: which layers take this way
-    monkeypatch.setattr(single_samples, "_by_positions", lambda x, d: taken.append(x.shape[-1]) or run(x, d))
+    monkeypatch.setattr(formulas, "by_positions", lambda x, d: taken.append(x.shape[-1]) or run(x, d))
     model = nn.Sequential(nn.Conv2d(16, 16, 3), nn.AvgPool2d(10), nn.Conv2d(16, 16, 3), nn.Flatten(), nn.Linear(16, 9))
     found = single_samples.record(model, torch.randn(2, 16, 32, 32), torch.zeros(2), lambda outputs, _: outputs)
     seeds = torch.eye(9)[:, None].expand(9, 2, 9).contiguous()

@@ -4,7 +4,7 @@ import pytest
 import torch
 from layers import CASES, LABELS, case, loss_of
 
-from landscape.autodiff import single_samples, squares
+from landscape.autodiff import formulas, single_samples, squares
 
 SIZES = [1e-36, 1e-30, 1e-22, 1e-12, 1.0, 1e12, 1e22, 1e36]
 
@@ -34,7 +34,7 @@ def test_nothing_and_zeros_are_zeros():
 @pytest.mark.parametrize("size", [1e-22, 1e22])
 @pytest.mark.parametrize("name", CASES)
 def test_squares_of_gradients_of_every_layer_have_their_digits(name, size, positions, monkeypatch):
-    monkeypatch.setattr(single_samples, "_WIDE", positions)  # private: how lengths are computed
+    monkeypatch.setattr(formulas, "_WIDE", positions)  # private: how lengths are computed
     model, inputs = case(name)
     model, inputs = model.eval().float(), inputs.float() if inputs.is_floating_point() else inputs
     seeds = drawn(2, len(LABELS), 3)

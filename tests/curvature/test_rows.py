@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 import landscape as ls
 from landscape.autodiff.differentiable import differentiable_attention
-from landscape.curvature import kinds, rows
+from landscape.curvature import inner_products, kinds, rows
 from landscape.curvature.kinds import KINDS
 from landscape.curvature.outputs import Keep, largest
 from landscape.networks import losses
@@ -166,13 +166,13 @@ def test_inner_products_go_on_in_float64_from_one_piece_of_the_columns_to_the_ne
     """2^24 + 1 + 1: in float32 the ones would be lost, one after the other."""
     a = torch.zeros(1, 4000)
     a[0, 0], a[0, 1500], a[0, 3999] = 2.0**12, 1.0, 1.0
-    assert rows.products(a, a).tolist() == [[2.0**24 + 2]]
+    assert inner_products.products(a, a).tolist() == [[2.0**24 + 2]]
 
 
 def test_inner_products_of_many_rows_with_themselves():
     a = torch.randn(300, 700, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    np.testing.assert_allclose(rows.products(a, a), (a @ a.T).numpy(), rtol=1e-12, atol=1e-10)
-    np.testing.assert_allclose(rows.products(a, a[:5]), (a @ a[:5].T).numpy(), rtol=1e-12, atol=1e-10)
+    np.testing.assert_allclose(inner_products.products(a, a), (a @ a.T).numpy(), rtol=1e-12, atol=1e-10)
+    np.testing.assert_allclose(inner_products.products(a, a[:5]), (a @ a[:5].T).numpy(), rtol=1e-12, atol=1e-10)
 
 
 def test_a_fitted_samples_curvature_keeps_its_digits():
