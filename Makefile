@@ -1,13 +1,13 @@
 # Two commands: `make demo` shows what the toolkit does, `make test` proves it. Both build .venv first.
 PYTHON ?= python3
 BIN = .venv/bin
+export PYTHONDONTWRITEBYTECODE =  # each module is compiled once, by the first process that imports it
 
 .venv/installed: pyproject.toml constraints.txt tests/peers.txt
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("landscape needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
 	$(BIN)/pip install --quiet --no-compile --no-deps --requirement tests/peers.txt
-	$(BIN)/python -m compileall -qq -j 0 .venv/lib || true  # on all cores, as pip does not; some packages hold other Pythons' files
 	touch $@
 
 .PHONY: install demo test lint docs figures notebooks benchmark clean
@@ -26,7 +26,6 @@ docs: .venv/installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 test: lint docs
-	$(BIN)/python -m compileall -qq -j 0 landscape trainers  # once, as not all environments let each process keep what it compiles
 	$(BIN)/pytest -n 2 --dist worksteal
 
 figures: .venv/installed
