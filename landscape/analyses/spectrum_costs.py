@@ -26,7 +26,7 @@ from landscape.analyses.run_costs import Runs, runs_of
 from landscape.autodiff import distributed, memory
 from landscape.autodiff.costs import Work, sizes, warming
 from landscape.autodiff.distributed import ALONE, Team
-from landscape.curvature import extremes, inner_products, places, probing, rows, traces
+from landscape.curvature import extremes, inner_products, places, probing, rows, trace_probes, traces
 from landscape.curvature.algebra import Operator
 from landscape.curvature.forms import forms_along, quadratic_forms
 from landscape.curvature.kinds import KINDS, Kind
@@ -382,7 +382,7 @@ class SpectrumCosts:
         """Number of probes for the trace alone; more are drawn where the pilot asks for more."""
         if self._way != "probes":
             return 0
-        pilots = 0 if self.options.of_trace is None else probing.PILOT
+        pilots = 0 if self.options.of_trace is None else trace_probes.PILOT
         if self.options.place_of_ends(Room(2**62)) is None:
             return max(0, pilots - self.options.n_probes)
         return pilots or extremes.TRACE_PROBES

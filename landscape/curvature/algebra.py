@@ -26,7 +26,7 @@ from torch import Tensor
 from landscape.autodiff import devices, distributed
 from landscape.autodiff.distributed import ALONE, Team
 from landscape.autodiff.wide import wide, zeros
-from landscape.curvature import lanczos, pairs, probing, ranges
+from landscape.curvature import lanczos, pairs, probing, ranges, trace_probes
 from landscape.errors import InputError, arg, positions
 from landscape.objective.objective import Objective
 
@@ -222,8 +222,10 @@ class Operator:
         if self.exact.refusal() is None:
             value = torch.stack([self.exact.diagonal(part) for part in self.parts]).cpu().numpy()
             return Estimate(value=self._stacked(value), stderr=self._stacked(np.zeros_like(value)), exact=True)
-        if probes < probing.PILOT:
-            raise InputError(f"{arg('probes')} must be at least {probing.PILOT} to estimate their spread, got {probes}")
+        if probes < trace_probes.PILOT:
+            raise InputError(
+                f"{arg('probes')} must be at least {trace_probes.PILOT} to estimate their spread, got {probes}"
+            )
         total, squares = zeros((2, len(self.parts), self.size), self.device)
         for number in range(probes):
             z = lanczos.probe(self.size, seed=seed, number=number, stream="diagonal").to(self.device, self.dtype)

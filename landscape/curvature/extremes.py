@@ -10,6 +10,7 @@ the largest. The run ends when both the residual and the gap to that bound are s
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +20,8 @@ from torch import Tensor
 from landscape.autodiff.wide import wide
 from landscape.curvature.lanczos import Distribution, lanczos, probe, unsettled
 from landscape.curvature.places import WHOLE, Place
-from landscape.curvature.probing import OWN_SPREAD, Deflation, deflation, draw_until, extreme_columns
+from landscape.curvature.probing import Deflation, deflation, extreme_columns
+from landscape.curvature.trace_probes import draw_until, standard_error
 from landscape.results import quadrature
 from landscape.results.quadrature import Ritz
 
@@ -199,10 +201,10 @@ def trace(
         rests.append(found.deflation.rest(found.place.kept(z), found.place.kept(product)))
         return found.deflation.sample(found.place.kept(z), float(torch.linalg.vecdot(wide(product), wide(z))))
 
-    samples = [sample(n) for n in range(TRACE_PROBES)] if tol is None else draw_until([], sample, tol, operator.team)
-    if len(samples) >= OWN_SPREAD:
-        error = quadrature.mean_and_stderr(np.array(samples))[1]
+    error_of = partial(standard_error, rests=rests, left=[found.deflation.left])
+    if tol is None:
+        samples = [sample(n) for n in range(TRACE_PROBES)]
     else:
-        error = math.sqrt(2 * max(float(np.mean(rests)), found.deflation.left) / len(samples))
+        samples = draw_until([], sample, error_of, tol, operator.team)
     rounding = 10 * torch.finfo(operator.dtype).eps * float(np.abs(found.ritz.values).max())
-    return float(np.mean(samples)), max(error, rounding)
+    return float(np.mean(samples)), max(error_of(samples), rounding)

@@ -25,13 +25,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landscape.autodiff.distributed import ALONE, Team
 from landscape.autodiff.wide import products, wide
 from landscape.curvature import bounded
 from landscape.curvature.lanczos import Distribution, Tridiagonal, lanczos, probe, unconverged
 from landscape.curvature.places import WHOLE, Place, Room, refuse
+from landscape.curvature.trace_probes import draw_until, standard_error
 from landscape.errors import arg
-from landscape.results import quadrature
 from landscape.results.quadrature import Ritz
 
 if TYPE_CHECKING:
@@ -42,11 +41,6 @@ log = logging.getLogger(__name__)
 _BESIDE = 14  # vectors besides those of the basis: of the recurrence, of sums, and the largest Ritz vectors
 DEFLATED = 24
 """Ritz vectors that are taken out of the trace estimate, at most."""
-PILOT = 6
-"""Probes that estimate the spread before the number of trace probes is fixed (Stein 1945)."""
-OWN_SPREAD = 30
-"""Samples whose own spread is taken for the error of their mean; that of fewer is bounded."""
-MOST_TRACE_PROBES = 400
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -336,13 +330,14 @@ def _without_basis(
 
         runs.append(split.run(_drawn(operator, plan, k), plan.steps, advance))
     samples = list(split.samples)
+    error_of = partial(standard_error, rests=split.rests, left=[split.pairs.left])
     if estimate and plan.trace_tol is not None:
 
         def drawn(number: int) -> float:
             return split.draw(_drawn(operator, plan, number, "trace"))
 
-        samples = draw_until(samples, drawn, plan.trace_tol, operator.team)
-    error = _error(samples, split.rests, [split.pairs.left])
+        samples = draw_until(samples, drawn, error_of, plan.trace_tol, operator.team)
+    error = error_of(samples)
     width = max(len(alpha) for alpha, _, _, _ in runs)
     best = int(np.argmax([solved.values[-1] for _, _, _, solved in runs]))
     return Runs(
@@ -406,17 +401,10 @@ def _samples(
         rests.append(first.rest(first.place.kept(z), first.place.kept(product)))
         return first.sample(first.place.kept(z), form)
 
+    error_of = partial(standard_error, rests=rests, left=[deflation.left for deflation in deflations])
     if more:
-        samples = draw_until(samples, draw, plan.trace_tol or 1.0, operator.team)
-    return samples, _error(samples, rests, [deflation.left for deflation in deflations])
-
-
-def _error(samples: Sequence[float], rests: Sequence[float], left: Sequence[float]) -> float:
-    """Return the standard error of the mean of trace samples, or a bound on it where they are few."""
-    if len(samples) >= OWN_SPREAD:
-        return quadrature.mean_and_stderr(np.array(samples))[1]
-    rest = max(float(np.mean(rests)), *left)
-    return float(np.sqrt(2 * rest / len(samples)))
+        samples = draw_until(samples, draw, error_of, plan.trace_tol or 1.0, operator.team)
+    return samples, error_of(samples)
 
 
 def extreme_columns(solved: Ritz, n_top: int) -> list[int]:
@@ -464,29 +452,3 @@ def deflation(runs: Tridiagonal, k: int, solved: Ritz) -> Deflation:
         left=float((np.delete(solved.values, chosen) ** 2).sum()),
         place=runs.place,
     )
-
-
-def draw_until(samples: list[float], draw: Callable[[int], float], tol: float, team: Team = ALONE) -> list[float]:
-    """Add the number of samples that the standard error needs, judged by the spread of a pilot.
-
-    Args:
-        samples: the samples drawn so far.
-        draw: returns the sample with a given number, counted from 0.
-        tol: standard error of the mean as a fraction of the mean.
-        team: processes that draw together.
-
-    Returns:
-        All samples.
-    """
-    # Stopping when the running error happens to be small would bias the error downwards; Stein's two stages do not.
-    first = samples + [draw(n) for n in range(max(0, PILOT - len(samples)))]
-    pilot: list[float] = team.agreed(np.array(first)).tolist()
-    drawn = len(pilot) - len(samples)
-    spread, mean = np.std(pilot, ddof=1), abs(np.mean(pilot))
-    needed = MOST_TRACE_PROBES if mean == 0 < spread else int(np.ceil((spread / (tol * mean)) ** 2)) if spread else 0
-    if needed > MOST_TRACE_PROBES:
-        log.warning(
-            "the trace would need %d probes for a relative error of %g; %d are drawn", needed, tol, MOST_TRACE_PROBES
-        )
-    missing = min(needed, MOST_TRACE_PROBES) - len(pilot)
-    return pilot + [draw(n) for n in range(drawn, drawn + max(0, missing))]

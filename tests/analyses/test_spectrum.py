@@ -14,7 +14,6 @@ from scipy.stats import binom, t
 from torch import nn
 
 import landscape as ls
-from landscape.curvature import probing
 from landscape.errors import InputError, NumericalError, StoreError
 from tests.cases import CASES, Case, mlp
 from tests.exact import dense
@@ -142,9 +141,7 @@ def test_the_trace_misses_by_its_own_error_as_seldom_as_it_says(multiple, probes
     exact, misses, every = (MULTIPLE if multiple else HEAVY).sum(), 0, traces_of_seeds(multiple, probes, trace_tol)
     for found in every:
         error = found.std(ddof=1) / np.sqrt(len(found))
-        # Stein: the spread of the pilot alone decides how many are drawn, so its degrees of freedom count.
-        freedom = min(len(found), probing.PILOT) - 1
-        misses += abs(found.mean() - exact) > t.ppf(0.995, freedom) * error
+        misses += abs(found.mean() - exact) > t.ppf(0.995, len(found) - 1) * error
     assert misses <= binom.ppf(1 - 1e-6, len(every), 0.02)
 
 

@@ -13,7 +13,7 @@ import landscape as ls
 from landscape.analyses.options import PROBES, SHORT
 from landscape.autodiff import memory
 from landscape.autodiff.linearize import Linearized
-from landscape.curvature import probing, products, restarted
+from landscape.curvature import probing, products, restarted, trace_probes
 from landscape.curvature.lanczos import lanczos
 from landscape.curvature.matrices import matrix
 from landscape.curvature.places import Room
@@ -140,7 +140,7 @@ def test_trace_probes_without_a_basis_reach_what_is_asked():
     A = A + torch.eye(SIZE)  # a trace that is not small
     plan = probing.Plan(steps=30, probes=2, seed=0, room=Room(24), trace_tol=0.02)
     found = probing.run(matrix(A[None]), plan, lambda share: None)
-    assert len(found.trace_samples) >= probing.PILOT
+    assert len(found.trace_samples) >= trace_probes.PILOT
     assert abs(found.trace[0] - exact.sum() - SIZE) < 3 * found.trace[1]
 
 
