@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from landscape.autodiff import costs, distributed
-from landscape.autodiff.threads import settle
+from landscape.autodiff.threads import cores, settle
 from landscape.cli import dry
 from landscape.cli.console import Console
 from landscape.cli.options import DRY_RUN, THREADS, Choice, Decorator, command, listed, option
@@ -91,7 +91,7 @@ def _recipe_option(item: Field[Any]) -> Decorator[Any]:
     return option(
         f"{name}/--no-{name[2:]}" if kind is bool else name,
         default=None,
-        type=None if kind is bool else Choice(choices) if choices else kind,
+        type=None if kind is bool else Choice(choices, own=item.name in rules.OWN) if choices else kind,
         metavar=None if choices or kind is bool else _METAVARS.get(kind, "TEXT"),
         help=item.metadata["help"],
         show_default=shown or False,
@@ -135,7 +135,13 @@ def _recipe_option(item: Field[Any]) -> Decorator[Any]:
     option("--device", metavar="NAME", help="Train on cpu, cuda or cuda:1.", show_default="a GPU where there is one"),
     option("--threads", type=THREADS, metavar="N", help="Compute with N threads.", show_default="OMP_NUM_THREADS"),
     PROCESSES,
-    option("--workers", default=4, show_default=True, metavar="N", help="Read image files with N processes."),
+    option(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="Read image files with N processes.",
+        show_default="4, at most one a core",
+    ),
     DRY_RUN,
     option("--tensorboard", is_flag=True, help="Also write scalars for TensorBoard."),
     option(
@@ -156,7 +162,7 @@ def train(
     overwrite: bool,
     device: str | None,
     threads: int | None,
-    workers: int,
+    workers: int | None,
     tensorboard: bool,
     monitor: bool,
     dry_run: bool,
@@ -187,7 +193,7 @@ def train(
             out,
             method=methods.label(recipe),
             device=device,
-            workers=workers,
+            workers=min(4, cores()) if workers is None else workers,
             overwrite=overwrite,
             tensorboard=tensorboard,
             monitor=monitor,
@@ -224,6 +230,8 @@ def _introduce(console: Console, this: run.Run) -> None:
         f"of {len(counts)} classes with {counts.max()} to {counts.min()} each; {recipe.epochs} epochs, augmentation "
         f"{recipe.augment}, {this.trainer.device}"
     )
+    for note in train_samples.notes:
+        console.note(f"data: {note}")
     if this.resumed:
         done = this.trainer.epoch >= recipe.epochs
         rest = "it is complete, nothing is left to do" if done else "it goes on from there"

@@ -74,6 +74,11 @@ def _pieces(losses: Losses | Sequence[Losses], groups: Tensor | Sequence[Tensor]
     if callable(losses) or isinstance(groups, Tensor) or not 0 < len(losses) == len(groups):
         raise InputError("a batch in pieces needs a list of losses, and of groups one for each")
     on_host = [g.cpu() for g in groups]
+    for g in on_host:
+        if g.dim() != 1 or g.is_floating_point() or g.is_complex() or g.dtype == torch.bool:
+            raise InputError(f"groups must be integers, one for each sample, got {g.dtype} of shape {tuple(g.shape)}")
+        if len(g) and g.min() < 0:
+            raise InputError(f"groups begin with 0, the batch has group {g.min()}: leave its samples out of the batch")
     return [_Piece(f, g, g.to(device, non_blocking=True)) for f, g in zip(losses, on_host, strict=True)]
 
 
@@ -165,7 +170,7 @@ class GSA(torch.optim.Optimizer):
         self.base = base_optimizer(base, params, options)
         super().__init__(self.base.param_groups, self.base.defaults)
         self.param_groups = self.base.param_groups
-        self.average: Tensor | None = None  # the exponential average, (D,); None before the first step
+        self.average = None
         self.radii: Radii | None = None  # of the latest step
         self.perturbation: Tensor | None = None  # sum_g w_g eps_g of the latest step, (D,)
         self._scale = scale
@@ -180,6 +185,22 @@ class GSA(torch.optim.Optimizer):
         self._model = model
         self._reduce = reduce
         self.regroup(counts)
+
+    @property
+    def average(self) -> Tensor | None:
+        """The exponential average of the batches' gradients, (D,); None before the first step.
+
+        Setting one of other parameters than those that require a gradient now raises InputError.
+        """
+        return self._average
+
+    @average.setter
+    def average(self, average: Tensor | None) -> None:
+        parameters = trainable(self.param_groups)
+        if average is not None and len(average) != (size := sum(p.numel() for p in parameters)):
+            raise InputError(f"the average gradient has {len(average)} entries, and {size} require a gradient here")
+        self._average = None if average is None else average.to(parameters[0])
+        self._averaged = parameters
 
     @checked
     def regroup(self, counts: Sequence[int]) -> None:
@@ -237,7 +258,7 @@ class GSA(torch.optim.Optimizer):
         whole = rows.sum(0) / counts.sum()
         rows /= counts.clamp(min=1)[:, None]
         with full_precision(theta.device):
-            radii, eps = self._perturbations(theta, rows, self._global(whole), share)
+            radii, eps = self._perturbations(theta, rows, self._global(whole, parameters), share)
             self.radii, self.perturbation = radii, share @ eps
 
         sample = 1 / counts.sum()
@@ -266,16 +287,23 @@ class GSA(torch.optim.Optimizer):
         self.base.step()
         return values
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return all attributes, for copies; those of other optimizers have parameters and options alone."""
+        return vars(self)
+
     def state_dict(self) -> dict[str, Any]:
         """Return the base optimizer's state and the average gradient, for `load_state_dict`."""
         return {**self.base.state_dict(), "average": self.average}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore a state from `state_dict`."""
-        average = state_dict["average"]
+        """Restore a state from `state_dict`.
+
+        Raises:
+            InputError: other parameters require a gradient.
+        """
+        self.average = state_dict["average"]  # refuses that of other parameters before anything changes
         self.base.load_state_dict({name: value for name, value in state_dict.items() if name != "average"})
         self.param_groups = self.base.param_groups  # loading has replaced them
-        self.average = None if average is None else average.to(trainable(self.param_groups)[0])
 
     def _add_group_gradients(self, piece: _Piece, rows: Tensor, parameters: list[Tensor]) -> Tensor:
         """Add the gradients of the groups' SUMS over a piece's samples to (G, D); return the losses, (B,).
@@ -303,12 +331,17 @@ class GSA(torch.optim.Optimizer):
             rows[g] += gradient(values, (piece.where == g).to(values), parameters, keep=g != present[-1])
         return values.detach()
 
-    def _global(self, whole: Tensor) -> Tensor:
+    def _global(self, whole: Tensor, parameters: list[Tensor]) -> Tensor:
+        """Return the direction g, (D,): the batch's gradient or its average, which begins anew for new parameters."""
         if not self._decay:
             return whole
-        previous = whole if self.average is None else self.average
-        self.average = torch.lerp(whole, previous, self._decay)
-        return self.average
+        previous = whole if self._average is None else self._average
+        if self._average is not None and list(map(id, parameters)) != list(map(id, self._averaged)):
+            known = dict(zip(map(id, self._averaged), _entries(self._average, self._averaged), strict=True))
+            pieces = zip(parameters, _entries(whole, parameters), strict=True)
+            previous = torch.cat([known.get(id(p), own) for p, own in pieces])
+        self._average, self._averaged = torch.lerp(whole, previous, self._decay), parameters
+        return self._average
 
     def _perturbations(self, theta: Tensor, rows: Tensor, whole: Tensor, share: Tensor) -> tuple[Radii, Tensor]:
         """Return the radii and eps_g, (G, D), by equations 12 to 14."""
@@ -340,6 +373,11 @@ class GSA(torch.optim.Optimizer):
         slope = radii.share / (2 * self._spare.to(theta).sqrt() * radii.rho)
         total: Tensor = torch.where(radii.rho > 0, slope, 0.0).sum()
         return theta.mul(total / length(theta))
+
+
+def _entries(vector: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Return the entries (D,) of each parameter."""
+    return torch.split(vector, [p.numel() for p in parameters])
 
 
 def _names(model: nn.Module, parameters: Sequence[Tensor]) -> list[str]:

@@ -108,6 +108,7 @@ class Trainer:
         self._parameters = trainable(self._base.param_groups)
         # sums over an epoch's steps, read at its end: share of GKP's pull, steps with a pull; clipped radii, all radii
         self._effect = zeros(4, device)
+        self._set_rate(0)  # what measures before the first step reads it
         self._try_out()
 
     @property
@@ -238,9 +239,7 @@ class Trainer:
         sums = zeros(2, self.device)  # losses, hits; read when the epoch ends
         with seeded(self.device, r.seed, STEPS, self.epoch, distributed.rank()):
             for b, (views, labels, indices) in enumerate(self.batches.epoch(mine)):
-                rate = self._rate(self.epoch * n_batches + b, n_batches)
-                for group in self._base.param_groups:
-                    group["lr"] = rate
+                rate = self._set_rate(self.epoch * n_batches + b)
                 values, hits = self.step(views, labels, self.train.labels[indices.numpy()])
                 sums += torch.stack([values.sum(), hits.sum()]).to(sums.device)
                 if progress:
@@ -276,8 +275,15 @@ class Trainer:
             f"now {r.warmup_epochs}"
         )
 
-    def _rate(self, step: int, n_batches: int) -> float:
-        r = self.recipe
+    def _set_rate(self, step: int) -> float:
+        """Set the learning rate of a step, counted from 0, and return it."""
+        rate = self._rate(step)
+        for group in self._base.param_groups:
+            group["lr"] = rate
+        return rate
+
+    def _rate(self, step: int) -> float:
+        r, n_batches = self.recipe, self.n_batches
         length = r.warmup_epochs * n_batches
         risen = step if r.warmup_by == "step" else (step // n_batches + 1) * n_batches - 1  # the epoch's last step's
         factor = schedule.warmup(risen, length)

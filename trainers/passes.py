@@ -4,6 +4,7 @@ The contract of every optimizer here: `losses() -> (B,)` runs the model on the b
 sample, without a backward pass. It is called once for each forward pass that the method needs.
 """
 
+import inspect
 import math
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
@@ -48,8 +49,11 @@ def base_optimizer(
         The optimizer.
 
     Raises:
-        InputError: it refuses an option, or one of `_NOT_NEGATIVE` is negative or not finite.
+        InputError: it refuses an option, one of `_NOT_NEGATIVE` is negative or not finite, or its steps evaluate the
+            loss themselves.
     """
+    if inspect.signature(base.step).parameters["closure"].default is inspect.Parameter.empty:
+        raise InputError(f"{base.__name__} evaluates the loss in its steps: choose a base that only reads gradients")
     given = list(params)
     for some in (options, *(group for group in given if isinstance(group, Mapping))):
         for name in _NOT_NEGATIVE:
@@ -77,13 +81,16 @@ def gradient(losses: Tensor, weights: Tensor, parameters: Sequence[Tensor], *, k
     Raises:
         InputError: the losses are not one number for each sample.
     """
+    if losses.ndim == 1 and losses.shape != weights.shape:
+        raise InputError(f"losses() returned {len(losses)} values for groups or first losses of {len(weights)} samples")
     if losses.shape != weights.shape:
         raise InputError(
             f"losses() returned shape {tuple(losses.shape)} for a batch of {len(weights)}: it must return one value "
             'per sample; use reduction="none"'
         )
     found = torch.autograd.grad(losses, parameters, weights.to(losses), retain_graph=keep, allow_unused=True)
-    return flat([torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)])
+    # an embedding may have a sparse gradient
+    return flat([torch.zeros_like(p) if g is None else g.to_dense() for p, g in zip(parameters, found, strict=True)])
 
 
 def flat(tensors: Iterable[Tensor]) -> Tensor:
@@ -132,7 +139,7 @@ def hand_over(vector: Tensor, parameters: Sequence[Tensor]) -> None:
     """Write the entries of a vector (D,) into the parameters' `.grad`, which an optimizer reads."""
     pieces = torch.split(vector, [p.numel() for p in parameters])
     for piece, p in zip(pieces, parameters, strict=True):
-        p.grad = piece.view_as(p)
+        p.grad = piece.view_as(p).to(p.dtype)
 
 
 @contextmanager

@@ -19,6 +19,8 @@ Rules: TypeAlias = tuple[tuple[bool, str], ...]
 
 LARGEST = float(np.finfo(np.float32).max)
 """The largest number that an option may have."""
+OWN = ("loss",)
+"""Options that also take a name `package.module:callable` beside their choices."""
 MOST_EPOCHS = 1_000_000
 """The largest number of epochs, each of which has a place in the schedule and in the history."""
 
@@ -34,7 +36,7 @@ def check(recipe: Recipe) -> None:
     """
     for item in fields(recipe):
         value, choices = taken(item.name, getattr(recipe, item.name)), item.metadata["choices"]
-        if choices and not (item.name == "loss" and ":" in value):
+        if choices and not (item.name in OWN and ":" in value):
             check_choice(item.name, value, choices)
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, float) and not math.isfinite(number):

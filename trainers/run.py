@@ -15,6 +15,7 @@ Every analysis reads all files except `state.pt` and `groups-*.pt` without furth
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,7 @@ class Run:
         try:
             if not overwrite and (out / "state.pt").exists():
                 self._go_back()
+                self._replace_lost()
             if distributed.world() > 1:
                 weights = checkpoints.digest_of(self.trainer.state())
                 distributed.refuse_disagreement({"the epoch": self.trainer.epoch, "the network": weights})
@@ -335,24 +337,23 @@ class Run:
     def _save(self) -> None:
         self._clear()
         r, epoch, model = self.recipe, self.trainer.epoch, self.trainer.model
-        row = {name: values[-1] for name, values in self._rows.items()}
+        row = self._row()
         meta = self._meta(row)
         self._write_recipe()  # the path of the data may have changed
-        with disk.writing(self.out):
-            if r.snapshot_every:
+        if r.snapshot_every:
+            with disk.writing(self.out):
                 (self.out / "snapshots").mkdir(exist_ok=True)
-            table = records.table(self._rows, self.data.test.class_names).encode()
-            disk.write_aside(self.out / "history.csv", lambda file: file.write(table))
+        self._write_table()
         if self._first is not None:
             checkpoints.write(self.out / "snapshots" / "epoch-0000.pt", self._first, self._meta(None))
             self._first = None
         if r.snapshot_every and (epoch % r.snapshot_every == 0 or epoch == r.epochs):
             checkpoints.write(self.out / "snapshots" / f"epoch-{epoch:04d}.pt", model.state_dict(), meta)
-        checkpoints.write(self.out / "last.pt", model.state_dict(), meta)
+        self._write_last()
         if row["validation_accuracy"] > self._best:
             self._best = row["validation_accuracy"]
             checkpoints.write(self.out / "best.pt", model.state_dict(), meta)
-        store.save(self.out / "history.h5", self.history(), overwrite=True)
+        self._write_history()
         state = self.trainer.state()
         state |= {f"history.{name}": torch.from_numpy(np.array(values)) for name, values in self._rows.items()}
         kept = {
@@ -372,6 +373,38 @@ class Run:
             for name, value in row.items():
                 if np.ndim(value) == 0 and np.isfinite(value):
                     self._writer.add_scalar(name, value, epoch)
+
+    def _row(self) -> dict[str, Any]:
+        """Return what the history holds of the latest epoch."""
+        return {name: values[-1] for name, values in self._rows.items()}
+
+    def _write_table(self) -> None:
+        table = records.table(self._rows, self.data.test.class_names).encode()
+        with disk.writing(self.out):
+            disk.write_aside(self.out / "history.csv", lambda file: file.write(table))
+
+    def _write_last(self) -> None:
+        checkpoints.write(self.out / "last.pt", self.trainer.model.state_dict(), self._meta(self._row()))
+
+    def _write_history(self) -> None:
+        with disk.writing(self.out):
+            store.write_result(self.out / "history.h5", self.history())
+
+    def _replace_lost(self) -> None:
+        """Write again what `state.pt` also holds, where a file is missing or cannot be read."""
+        if not distributed.is_main() or costs.wanted():
+            return
+        files: dict[str, tuple[Callable[[Path], object], Callable[[], None]]] = {
+            "last.pt": (checkpoints.read, self._write_last),
+            "history.csv": (partial(disk.read_text, error=StoreError), self._write_table),
+            "history.h5": (store.load, self._write_history),
+        }
+        for name, (read, write) in files.items():
+            try:
+                read(self.out / name)
+            except LandscapeError as error:
+                log.warning("%s is written again from state.pt: %s", self.out / name, error)
+                write()
 
     def _go_back(self) -> None:
         file = self.out / "state.pt"
@@ -433,7 +466,7 @@ class Run:
             "options": recipes.plain(r),
             "device": str(self.trainer.device),
             "train_accuracy": right,
-            "test_accuracy": None if row is None or np.isnan(row["test_accuracy"]) else row["test_accuracy"],
+            "test_accuracy": None if row is None or np.isnan(row["test_accuracy"]) else float(row["test_accuracy"]),
             "versions": records.versions(),
         }
 

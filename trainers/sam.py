@@ -126,7 +126,7 @@ class SAM(torch.optim.Optimizer):
         """Move to theta + eps, using the gradients in `.grad`, and clear these."""
         parameters = trainable(self.param_groups)
         self._before = flat(parameters)
-        g = flat([torch.zeros_like(p) if p.grad is None else p.grad for p in parameters])
+        g = flat([torch.zeros_like(p) if p.grad is None else p.grad.to_dense() for p in parameters])
         put(self._before + self._perturbation(self._before, g), parameters)
         self.zero_grad()
 
@@ -142,6 +142,10 @@ class SAM(torch.optim.Optimizer):
         self._before = None
         self.base.step()
         self.zero_grad()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return all attributes, for copies; those of other optimizers have parameters and options alone."""
+        return vars(self)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the base optimizer's state, for `load_state_dict`; SAM itself has no state."""

@@ -142,6 +142,7 @@ class Monitor:
                 raise InputError(f"{arg(name)} must be at least {least}, got {value}")
         if not what:
             raise InputError(f"{arg('what')} is empty: choose from {', '.join(WHAT)}")
+        self._latest: callbacks.LatestStep | None = None
         self.optimizer, self.every, self.out = optimizer, every, None if out is None else Path(out)
         self._given, self._model = objective, model
         self._what, self._samples, self._seed = tuple(what), samples, seed
@@ -152,6 +153,17 @@ class Monitor:
         self._taken_up, self._stamp = False, None if self.out is None else disk.stamp(self.out)
         if self.out is not None and distributed.is_main():
             self._take_up(self.out, start, overwrite=overwrite)
+
+    @property
+    def optimizer(self) -> Any:
+        """The optimizer whose learning rate is stored: that of its latest step, or of the next if there was none."""
+        return None if self._latest is None else self._latest.optimizer
+
+    @optimizer.setter
+    def optimizer(self, optimizer: Any) -> None:
+        if self._latest is not None:
+            self._latest.forget()
+        self._latest = None if optimizer is None else callbacks.LatestStep(optimizer)
 
     def _take_up(self, out: Path, start: int, *, overwrite: bool) -> None:
         """Read the measurements of an earlier part of the training."""
@@ -200,7 +212,7 @@ class Monitor:
             StoreError: the file cannot be written.
         """
         before, self._step = self._step, self._step + 1 if step is None else step
-        begins = self.every is None and not self._done
+        begins = self.every is None and not self._done and self._step > before
         due = begins or self._step // self.interval > before // self.interval
         if self._step == self._measured or not distributed.is_main() or not due:
             return None
@@ -337,7 +349,7 @@ class Monitor:
         if "batch_sharpness" in what:
             mean, error = descent.batch_sharpness(everything, self._batch_size, self._batches, self._seed)
             more |= {"batch_sharpness": mean, "batch_sharpness_stderr": error}
-        optimizer = runs.of_groups(self.optimizer.param_groups) if self.optimizer is not None else None
+        optimizer = runs.of_groups(self._latest.groups) if self._latest is not None else None
         edge, rule = optimizer.edge if optimizer else (None, "")
         return of_one(
             concatenate(results),

@@ -143,7 +143,7 @@ def introduce(console: Console, objective: Objective) -> None:
         console.note(f"weights: {note}")
     if HELD_OUT in source and samples.split == "train":
         console.note("data: without the samples that the run held out for validation")
-    for note in getattr(samples, "notes", ()):
+    for note in samples.notes:
         console.note(f"data: {note}")
     numbers = [] if accuracy is None else [f"accuracy {100 * accuracy:.2f} %"]
     numbers += [f"{name} {value:.4g}" for name, value in found.whole.items()]

@@ -147,10 +147,15 @@ def refuse_typed(names: Iterable[str], why: str) -> None:
 class Choice(click.Choice[str]):
     """A choice among names that suggests the nearest one for a name that is not among them."""
 
+    def __init__(self, choices: Iterable[str], *, own: bool = False) -> None:
+        """Choose among names; with `own`, `package.module:callable` may stand for one of the user's."""
+        super().__init__(list(choices))
+        self._own = own
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Take a name, or fail as click does, with a suggestion."""
         try:
-            return super().convert(value, param, ctx)
+            return value if self._own and ":" in value else super().convert(value, param, ctx)
         except click.BadParameter as error:
             if near := nearest(value, map(str, self.choices)):
                 self.fail(f"{error.message} {near}".rstrip(), param, ctx)

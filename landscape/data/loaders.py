@@ -1,10 +1,12 @@
 """Use a DataLoader as a data set: its items and its collate_fn are used, its order and its batches are not."""
 
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
@@ -37,10 +39,12 @@ def opened(data: Any) -> Loaded:
         data: a DataLoader, or a data set.
 
     Returns:
-        Its data set. If a sampler draws from fixed positions, only these samples, in ascending order.
+        Its data set. If a sampler has fixed positions, only these samples, in ascending order, and one that it names
+        twice is there twice.
 
     Raises:
-        DataError: it reads an iterator, which cannot be read again in the same order.
+        DataError: it reads an iterator, which cannot be read again in the same order, or a sampler names positions that
+            the data set does not have.
     """
     if not isinstance(data, DataLoader):
         return Loaded(dataset=data, collate=None, batch_size=None, notes=())
@@ -51,25 +55,49 @@ def opened(data: Any) -> Loaded:
             "map-style data set with __len__ and __getitem__, or list(...) of it"
         )
     notes, collate = [], data.collate_fn
-    sampler: Any = getattr(data.batch_sampler, "sampler", data.sampler)
-    if isinstance(sampler, SubsetRandomSampler):
-        chosen = sorted(int(i) for i in sampler.indices)
+    batches: Any = data.batch_sampler
+    sampler: Any = getattr(batches, "sampler", data.sampler)
+    chosen = _positions([i for batch in batches for i in batch] if _listed(batches) else sampler, len(dataset))
+    if chosen is not None and chosen != list(range(len(dataset))):
         dataset = Subset(dataset, chosen)
         notes.append(f"the sampler's {len(chosen)} samples are used, in ascending order")
     elif isinstance(sampler, RandomSampler):
         notes.append("shuffling is undone: every sample is used once, in the data set's order")
-    elif not isinstance(sampler, SequentialSampler):
+    elif chosen is None:
         notes.append(
             f"{type(sampler).__name__} is undone: every sample of the data set is used once, in the data set's order"
         )
-    if data.batch_sampler is not None and type(data.batch_sampler) is not BatchSampler:
-        notes.append(f"{type(data.batch_sampler).__name__} is undone: batches are made in the data set's order")
-    if data.drop_last and data.batch_size and len(dataset) % data.batch_size:
+    if batches is not None and type(batches) is not BatchSampler and not _listed(batches):
+        notes.append(f"{type(batches).__name__} is undone: batches are made in the data set's order")
+    size = getattr(batches, "batch_size", data.batch_size)
+    if getattr(batches, "drop_last", data.drop_last) and size and len(dataset) % size:
         notes.append("drop_last is undone: the last samples are used too")
     own: Any = None if collate is default_collate else collate
     if data.batch_size is None and data.batch_sampler is None:  # without a batch size, items are returned unchanged
         own = None
     return Loaded(dataset=dataset, collate=own, batch_size=data.batch_size, notes=tuple(notes))
+
+
+def _listed(given: Any) -> bool:
+    return isinstance(given, Sequence | np.ndarray | Tensor)
+
+
+def _positions(sampler: Any, size: int) -> list[int] | None:
+    """Return the positions that a sampler has in every epoch, in ascending order; None if it may draw others."""
+    if isinstance(sampler, SubsetRandomSampler):
+        sampler = sampler.indices
+    elif type(sampler) is SequentialSampler or (type(sampler) is RandomSampler and not sampler.replacement):
+        sampler = range(len(sampler.data_source))  # which may be a part of the data set
+    if not _listed(sampler):
+        return None
+    try:
+        chosen = sorted(operator.index(i) for i in sampler)
+    except TypeError:  # keys of another kind
+        return None
+    if chosen and not (-size <= chosen[0] and chosen[-1] < size):
+        outside = chosen[0] if chosen[0] < -size else chosen[-1]
+        raise DataError(f"the sampler of the DataLoader has position {outside}, and the data set has {size} samples")
+    return sorted(i % size for i in chosen)
 
 
 def attribute(dataset: Any, *names: str) -> Any:

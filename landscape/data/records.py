@@ -112,7 +112,6 @@ class Records(Samples):
 
     reader: Reader
     held: tuple[Tree, Tree] | None  # inputs and targets of all samples, in memory
-    notes: tuple[str, ...] = ()  # sentences about what was changed or left out
 
     @cached_property
     def fingerprint(self) -> str:

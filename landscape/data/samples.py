@@ -37,6 +37,7 @@ class Samples:
     mean: Stats | None = None  # per channel, for uint8 images; None leaves the inputs unchanged
     std: Stats | None = None
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()  # sentences about what was changed or left out
 
     def __len__(self) -> int:
         return len(self.labels)

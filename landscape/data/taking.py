@@ -1,6 +1,7 @@
 """Convert any user's data: labelled tensors to `Samples`, everything else to `Records`."""
 
 import operator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,8 @@ def taken(
     if plain and _labelled(loaded.dataset):
         if declared.get("class_names") is None:
             declared["class_names"] = loaders.attribute(loaded.dataset, "classes", "class_names")
-        return datasets.from_dataset(loaded.dataset, name=name, split=split, **declared)
+        found = datasets.from_dataset(loaded.dataset, name=name, split=split, **declared)
+        return replace(found, notes=loaded.notes)
     return records.read(
         loaded,
         name=name,

@@ -161,6 +161,33 @@ def test_the_edge_is_that_of_the_optimizer(measured):
     assert (found.epoch[0], found.training_step[0]) == (0.5, 4)
 
 
+class Wrapper:
+    """As accelerate's: it has the groups of an optimizer, whose steps it calls."""
+
+    def __init__(self, optimizer):
+        self.optimizer, self.param_groups = optimizer, optimizer.param_groups
+
+
+@pytest.mark.parametrize("wrap", [lambda own: own, Wrapper])
+def test_the_learning_rate_is_that_of_the_latest_step_and_not_what_a_scheduler_makes_of_it(wrap):
+    model = network()
+    optimizer = sgd(model)
+    watch = ls.Monitor(objective(model), every=1, what=["batch_sharpness"], batches=1)
+    watch.optimizer = wrap(optimizer)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=4)
+    rates = [watch.measure(0).learning_rate[0]]
+    for _ in range(4):
+        nn.functional.cross_entropy(model(X), Y).backward()
+        optimizer.step()
+        schedule.step()
+        rates.append(watch.step().learning_rate[0])
+    assert optimizer.param_groups[0]["lr"] == 0
+    np.testing.assert_allclose(rates, [0.1, 0.1, 0.075, 0.05, 0.025])
+    watch.optimizer = sgd(model, lr=0.5)  # steps of the other one no longer count
+    optimizer.step()
+    assert watch.measure(4).learning_rate.tolist() == [0.5]
+
+
 def regression():
     """A loss that is a parabola: critical sharpness has a closed form."""
     torch.manual_seed(0)
@@ -264,6 +291,8 @@ def test_without_every_it_measures_at_the_first_step_and_after_each_twenty_epoch
     watch = ls.Monitor(objective(model), batch_size=12)  # two steps in an epoch of 24 samples
     assert [step for step in range(1, 101) if watch.step(step) is not None] == [1, 40, 80]
     assert repr(watch).endswith("; the next at step 120")
+    gathering = ls.Monitor(objective(model), batch_size=12)  # a batch only adds to the gradients: no step was taken
+    assert [step for step in (0, 0, 1, 1, 2) if gathering.step(step) is not None] == [1]
     skipping = ls.Monitor(objective(model), batch_size=12)
     assert [step for step in (30, 60, 70, 130) if skipping.step(step) is not None] == [30, 60, 130]
 

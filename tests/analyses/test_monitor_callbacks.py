@@ -30,6 +30,7 @@ def test_lightning_tells_the_steps_of_the_optimizer_on_the_first_process():
     assert isinstance(made, package.Callback)
     for rank_zero in (True, False):
         trainer = SimpleNamespace(is_global_zero=rank_zero, optimizers=[OPTIMIZER], global_step=3)
+        made.on_train_start(trainer, None)
         made.on_train_batch_end(trainer, None, None, None, 0)
     assert watched.told == [(3, None)]
     assert watched.optimizer is OPTIMIZER
@@ -44,6 +45,7 @@ def test_hugging_face_tells_the_steps_and_epochs_on_the_first_process():
     assert isinstance(made, package.TrainerCallback)
     for zero in (True, False):
         state = SimpleNamespace(is_world_process_zero=zero, global_step=5, epoch=0.5)
+        made.on_train_begin(None, state, None, optimizer=OPTIMIZER)
         made.on_step_end(None, state, None, optimizer=OPTIMIZER)
     assert watched.told == [(5, 0.5)]
     assert watched.optimizer is OPTIMIZER

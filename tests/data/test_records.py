@@ -7,9 +7,12 @@ from refusals import refused
 from task_cases import LONG, padded
 from torch import nn
 from torch.utils.data import (
+    BatchSampler,
     DataLoader,
     Dataset,
     IterableDataset,
+    RandomSampler,
+    SequentialSampler,
     Subset,
     SubsetRandomSampler,
     TensorDataset,
@@ -39,20 +42,43 @@ def test_a_loader_gives_its_items_in_their_order_whatever_it_does_itself():
         ),
         (DataLoader(plain, batch_size=5), None),
     ):
-        found = read(loader)
-        inputs, targets = found.batch(np.arange(10))
-        assert torch.equal(inputs, X)
-        assert torch.equal(targets, Y)
-        assert any(note in n for n in found.notes) if note else not found.notes
+        for found in (read(loader), taking.taken(loader)):
+            inputs, targets = found.batch(np.arange(10))
+            assert torch.equal(inputs, X)
+            assert torch.equal(targets, Y)
+            assert any(note in n for n in found.notes) if note else not found.notes
     objective = ls.make_objective(nn.Linear(2, 3), DataLoader(plain, batch_size=4, drop_last=True))
     assert objective.batch_size == 4
     assert objective.counts.tolist() == [10]
 
 
-def test_a_sampler_of_fixed_positions_chooses_the_samples():
-    found = read(DataLoader(TensorDataset(X, Y), sampler=SubsetRandomSampler([7, 2, 5])))
-    assert torch.equal(found.batch(np.arange(3))[0], X[[2, 5, 7]])
-    assert "3 samples are used" in found.notes[0]
+@pytest.mark.parametrize(
+    ("options", "chosen"),
+    [
+        ({"sampler": SubsetRandomSampler([7, 2, 5])}, [2, 5, 7]),
+        ({"sampler": [7, 2, 5]}, [2, 5, 7]),
+        ({"sampler": torch.tensor([7, 2, -1, 2])}, [2, 2, 7, 9]),
+        ({"sampler": range(4), "batch_size": 3, "drop_last": True}, [0, 1, 2, 3]),
+        ({"sampler": SequentialSampler(range(4))}, [0, 1, 2, 3]),
+        ({"sampler": RandomSampler(range(4))}, [0, 1, 2, 3]),
+        ({"batch_sampler": [[5, 1], [3]]}, [1, 3, 5]),
+        ({"batch_sampler": BatchSampler(SubsetRandomSampler([6, 1]), 1, drop_last=False)}, [1, 6]),
+    ],
+)
+@pytest.mark.parametrize("targets", [Y, Y.double()])
+def test_a_sampler_of_fixed_positions_chooses_the_samples(targets, options, chosen):
+    found = taking.taken(DataLoader(TensorDataset(X, targets), **options))
+    inputs, taken = found.batch(np.arange(len(found)))
+    assert torch.equal(inputs, X[chosen])
+    assert torch.equal(taken, targets[chosen])
+    assert found.notes[0] == f"the sampler's {len(chosen)} samples are used, in ascending order"
+    assert len(found.notes) == 1 + ("drop_last" in options)
+
+
+def test_a_sampler_of_positions_that_are_not_there_is_refused():
+    for position in (10, -11):
+        with pytest.raises(DataError, match=f"has position {position}, and the data set has 10 samples"):
+            taking.taken(DataLoader(TensorDataset(X, Y), sampler=[0, position]))
 
 
 def test_a_subset_without_the_last_class_has_the_classes_of_the_model_or_of_its_whole():

@@ -279,3 +279,60 @@ def test_decoupled_gradients_need_the_model_that_holds_the_parameters():
     options = {"counts": COUNTS, "first_pass": "decoupled", "model": model[:4], "lr": 0.1}
     with refused(InputError, "model"):
         GSA(model.parameters(), torch.optim.SGD, **options).step(closure(model, inputs, labels), groups)
+
+
+def test_the_average_of_parameters_that_are_set_free_begins_anew_and_that_of_others_goes_on():
+    """As where layers are unfrozen one after the other; some have as many entries as those that are frozen then."""
+    model, (inputs, labels, groups) = nn.Sequential(*(nn.Linear(6, 6) for _ in range(3))).double(), batch()
+    inputs, labels = inputs[:, 0, 0], labels * 2
+    first, second, last = model
+
+    def gradients_of(*layers):
+        chosen = [p for layer in layers for p in layer.parameters()]
+        return flat(torch.autograd.grad(F.cross_entropy(model(inputs), labels), chosen))
+
+    optimizer = GSA(model.parameters(), torch.optim.SGD, counts=COUNTS, lr=0.1)
+    first.requires_grad_(False)
+    begun = gradients_of(second, last)
+    optimizer.gradients(closure(model, inputs, labels), groups)
+    torch.testing.assert_close(optimizer.average, begun, rtol=1e-12, atol=1e-15)
+    first.requires_grad_(True)
+    second.requires_grad_(False)
+    inputs = inputs + 1
+    optimizer.gradients(closure(model, inputs, labels), groups)
+    size = len(begun) // 2
+    expected = torch.cat([gradients_of(first), 0.9 * begun[size:] + 0.1 * gradients_of(last)])
+    torch.testing.assert_close(optimizer.average, expected, rtol=1e-12, atol=1e-15)
+
+
+def test_an_average_of_another_number_of_parameters_is_refused():
+    model, (inputs, labels, groups) = network(), batch()
+    optimizer = GSA(model.parameters(), torch.optim.SGD, counts=COUNTS, model=model, lr=0.1)
+    optimizer.step(closure(model, inputs, labels), groups)
+    state = optimizer.state_dict()
+    model[0].requires_grad_(False)
+    before = optimizer.average
+    with pytest.raises(InputError, match="the average gradient has 243 entries, and 203 require a gradient here"):
+        optimizer.load_state_dict(state)
+    assert optimizer.average is before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda groups: groups == 0, r"integers, one for each sample, got torch.bool of shape \(11,\)"),
+        (lambda groups: groups.double(), r"integers, one for each sample, got torch.float64 of shape \(11,\)"),
+        (lambda groups: groups[:, None], r"got torch.int64 of shape \(11, 1\)"),
+        (lambda groups: groups - 1, "groups begin with 0, the batch has group -1"),
+        (lambda groups: groups + 1, "groups are 0 to 2, the batch has group 3"),
+        (lambda groups: groups[:4], "11 values for groups"),
+    ],
+)
+@pytest.mark.parametrize("first_pass", ["exact", "decoupled", "shared"])
+def test_groups_that_do_not_fit_are_refused_for_what_they_are(first_pass, change, message):
+    model, (inputs, labels, groups) = network(), batch()
+    optimizer = GSA(model.parameters(), torch.optim.SGD, counts=COUNTS, first_pass=first_pass, model=model, lr=0.1)
+    before = flat(model.parameters())
+    with pytest.raises(InputError, match=message):
+        optimizer.step(closure(model, inputs, labels), change(groups))
+    assert torch.equal(flat(model.parameters()), before)

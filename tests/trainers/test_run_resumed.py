@@ -52,7 +52,7 @@ def monitored(tmp_path_factory):
     folder = tmp_path_factory.mktemp("monitored")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("landscape.analyses.monitor.EPOCHS", 1)
-        return folder, finish(folder, monitor=True)
+        return folder, finish(folder, monitor=True, warmup_epochs=1)
 
 
 @pytest.mark.parametrize("at", [1, 2])
@@ -69,12 +69,14 @@ def test_a_measurement_of_the_curvature_that_was_cut_is_made_when_the_run_goes_o
 
     monkeypatch.setattr(Monitor, "step", cut)
     with pytest.raises(KeyboardInterrupt):
-        finish(tmp_path / "cut", monitor=True)
+        finish(tmp_path / "cut", monitor=True, warmup_epochs=1)
     monkeypatch.setattr(Monitor, "step", step)
-    found = finish(tmp_path / "cut", monitor=True)
+    found = finish(tmp_path / "cut", monitor=True, warmup_epochs=1)
     np.testing.assert_array_equal(found.train_loss, whole.train_loss)
     series, expected = (store.load(run / "monitor.h5") for run in (tmp_path / "cut", folder))
     assert series.epoch.tolist() == expected.epoch.tolist() == [0, 1, 2]
+    steps = series.training_step[1]  # of the warm-up; before the first one the rate is its own
+    np.testing.assert_allclose(series.learning_rate, [whole.learning_rate[0] / steps, *whole.learning_rate])
     np.testing.assert_array_equal(series.lambda_max, expected.lambda_max)
     np.testing.assert_array_equal(series.learning_rate, expected.learning_rate)
     np.testing.assert_array_equal(series.edge, expected.edge)
@@ -179,3 +181,22 @@ def test_a_killed_process_goes_on(tmp_path, kill):
     words[-1] = str(tmp_path / "whole")
     assert main([*words, "-q"]) == 0
     assert same(state(tmp_path / "cut", "last.pt"), state(tmp_path / "whole", "last.pt"))
+
+
+@pytest.mark.parametrize("damage", ["missing", "random bytes"])
+@pytest.mark.parametrize("name", ["last.pt", "history.csv", "history.h5"])
+def test_a_file_that_was_lost_is_written_again(tmp_path, name, damage, caplog):
+    finish(tmp_path, epochs=2)
+    file = tmp_path / name
+    before = file.read_bytes()
+    file.unlink()
+    if damage == "random bytes":
+        file.write_bytes(bytes(range(256)))
+    finish(tmp_path, epochs=2)
+    assert f"{file} is written again from state.pt: " in caplog.text
+    caplog.clear()
+    if name != "history.h5":
+        assert file.read_bytes() == before
+    assert store.load(tmp_path / "history.h5").train_loss.shape == (2,)
+    finish(tmp_path, epochs=2)
+    assert not caplog.text

@@ -1,5 +1,6 @@
 """SAM against a plain transcription of its equations, and what SAM and GSA share with every optimizer."""
 
+import copy
 import math
 
 import pytest
@@ -250,3 +251,46 @@ def test_the_length_of_a_long_vector_has_the_digits_of_its_dtype():
     expected = vector.double().norm()
     torch.testing.assert_close(length(vector).double(), expected, rtol=1e-6, atol=0)
     torch.testing.assert_close(unit(vector).double(), vector.double() / expected, rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("wrapper", [SAM, ClassSAM, GSA])
+def test_a_copy_of_a_network_with_its_optimizer_trains_as_the_original(wrapper):
+    inputs, labels, groups = batch()
+    model = network()
+    options = {ClassSAM: {"weights": torch.ones(3)}, GSA: {"counts": COUNTS}}.get(wrapper, {})
+    optimizer = wrapper(model.parameters(), torch.optim.SGD, model=model, lr=0.1, momentum=0.9, **options)
+    more = [] if wrapper is SAM else [groups]
+    optimizer.step(closure(model, inputs, labels), *more)
+    copied, of_copy = copy.deepcopy((model, optimizer))
+    for each, its_own in ((model, optimizer), (copied, of_copy)):
+        its_own.step(closure(each, inputs, labels), *more)
+    assert torch.equal(flat(copied.parameters()), flat(model.parameters()))
+    assert of_copy.param_groups is of_copy.base.param_groups
+
+
+def test_parameters_may_have_several_dtypes_and_sparse_gradients():
+    """Against the same network with one dtype and dense gradients."""
+    tokens, labels = torch.arange(6), torch.tensor([0, 1, 2, 0, 1, 2])
+    found = []
+    for own in (True, False):
+        torch.random.default_generator.manual_seed(0)
+        model = nn.Sequential(nn.Embedding(9, 4, sparse=own), nn.Linear(4, 3)).double()
+        if own:
+            model[0].float()
+            model.insert(1, nn.Identity())
+            model[1].register_forward_pre_hook(lambda _, x: (x[0].double(),))
+        optimizer = SAM(model.parameters(), torch.optim.SGD, lr=0.1)
+        optimizer.step(lambda model=model: F.cross_entropy(model(tokens), labels, reduction="none"))
+        F.cross_entropy(model(tokens), labels).backward()
+        optimizer.first_step()
+        F.cross_entropy(model(tokens), labels).backward()
+        optimizer.second_step()
+        found.append(flat(p.double() for p in model.parameters()))
+    torch.testing.assert_close(*found, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("wrapper", [SAM, GSA])
+def test_a_base_that_evaluates_the_loss_itself_is_refused(wrapper):
+    options = {"counts": COUNTS} if wrapper is GSA else {}
+    with pytest.raises(InputError, match="LBFGS evaluates the loss in its steps"):
+        wrapper(network().parameters(), torch.optim.LBFGS, lr=0.1, **options)

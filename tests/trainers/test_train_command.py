@@ -164,6 +164,23 @@ def test_the_summary_names_the_accuracies_and_the_next_command(tmp_path):
     assert f"landscape hessian --ckpt {tmp_path / 'last.pt'} --per-class" in found.output
 
 
+def test_a_loss_of_the_users_is_named_on_the_command_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ownloss.py").write_text(
+        "import torch\n\n\ndef twice(logits, labels):\n"
+        "    return 2 * torch.nn.functional.cross_entropy(logits, labels, reduction='none')\n"
+    )
+    assert digits(tmp_path / "twice", "--loss", "ownloss:twice", "--lr", 0.05) == 0
+    assert digits(tmp_path / "once", "--lr", 0.1, "--weight-decay", 5e-4) == 0
+    recipe = checkpoints.read(tmp_path / "twice" / "last.pt").meta["options"]
+    assert (recipe["loss"], recipe["sharpness"]) == ("ownloss:twice", "none")
+    losses = [store.load(tmp_path / run / "history.h5").train_loss[0] for run in ("twice", "once")]
+    assert losses[0] == pytest.approx(2 * losses[1], rel=0.02)  # but for the weight decay the steps are the same
+    capsys.readouterr()
+    assert digits(tmp_path / "none", "--loss", "ownlos") == 2
+    assert "is not one of" in capsys.readouterr().err
+
+
 def test_a_run_too_short_for_its_deferred_weights_says_so_before_and_after(tmp_path, capsys):
     assert command("ldam-drw", "--dataset", "digits-lt", "--epochs", 1, "-o", tmp_path) == 0
     assert [" ".join(text.split()).count("--drw-start 0.8 of --epochs 1") for text in capsys.readouterr()] == [1, 1]
