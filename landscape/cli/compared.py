@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from landscape.errors import InputError
-from landscape.results import Result, Surface, columns
+from landscape.results import Result, Surface, columns, groups
 from landscape.results.verdict import NO_STATISTICS
 
 SHARED = ("params", "split", "weight_decay", "data_sha256", "normalisation")
@@ -107,6 +107,7 @@ def differences(how: Comparison, names: Sequence[str], results: Sequence[Any], p
     for key in SHARED:
         lines += _difference(key.replace("_", " "), names, [_entry(key, r) for r in results])
     lines += _classifiers(names, results)
+    lines += _members(names, results, parts)
     for field, what in how.counts.items():
         found = []
         for part in parts:
@@ -117,9 +118,28 @@ def differences(how: Comparison, names: Sequence[str], results: Sequence[Any], p
             ]
             found += _difference(f"{what} of {part}", *zip(*having, strict=True))
         if found:
-            others = f" (and so in {len(found) - 1} more)" if len(found) > 1 else ""
-            return [*lines, found[0] + others]  # the samples that are summed over also differ
+            return [*lines, *_first(found)]  # the samples that are summed over also differ
     return lines
+
+
+def _first(found: Sequence[str]) -> list[str]:
+    """Return the first of several lines, with the number of the others."""
+    return [line + f" (and so in {len(found) - 1} more)" * (len(found) > 1) for line in found[:1]]
+
+
+def _members(names: Sequence[str], results: Sequence[Any], parts: Sequence[str]) -> list[str]:
+    """Return a line if parts have other classes in some files or, where these are unknown, other samples."""
+    found = []
+    for part in parts:
+        known = [(n, groups.classes_of(r, part)) for n, r in zip(names, results, strict=True) if part in r.parts]
+        of_part = [(n, ", ".join(map(str, classes))) for n, classes in known if classes is not None]
+        if of_part:
+            found += _difference(f"the classes of {part}", *zip(*of_part, strict=True))
+    samples = [r.stated("partition_sha256", of=str) for r in results if r.stated("partition", of=list)]
+    alike = len({_entry("data_sha256", r) for r in results}) == 1
+    if len(samples) == len(results) and alike:
+        found += _difference_of_known("the samples in each part (SHA-256)", names, samples)
+    return _first(found)
 
 
 def _range(coordinates: Any) -> str:
@@ -214,13 +234,13 @@ def _difference(what: str, names: Sequence[str], values: Sequence[Any]) -> list[
     """Return one line with the value of each file, or none if all values are equal."""
     if len(set(values)) <= 1:
         return []
-    groups: dict[Any, list[str]] = {}
+    having: dict[Any, list[str]] = {}
     for name, value in zip(names, values, strict=True):
-        groups.setdefault(value, []).append(name)
-    texts = [str(value) for value in groups]
+        having.setdefault(value, []).append(name)
+    texts = [str(value) for value in having]
     short = [text if len(text) <= _LONGEST or " " in text else f"{text[:12]}..." for text in texts]
     shown = short if len(set(short)) == len(short) else texts
-    each = (f"{text} in {', '.join(who)}" for text, who in zip(shown, groups.values(), strict=True))
+    each = (f"{text} in {', '.join(who)}" for text, who in zip(shown, having.values(), strict=True))
     return [f"note: the files differ in {what}: {'; '.join(each)}"]
 
 

@@ -54,7 +54,9 @@ def latex_table(names: Sequence[str], results: Sequence[Any], parts: Sequence[st
     ]
     for part in parts:
         cells = [_cell(column, result, part) for result in results for column in groups]
-        table.append(" & ".join([_tex(part), *cells]) + r" \\")
+        first = _tex(part)
+        first = "{}" * first.startswith("[") + first  # else TeX takes it for an argument of the line break before
+        table.append(" & ".join([first, *cells]) + r" \\")
     return "\n".join([*table, r"\bottomrule", r"\end{tabular}"])
 
 

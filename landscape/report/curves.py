@@ -4,7 +4,7 @@ Nodes and weights have nine digits and losses six, more than a picture can show;
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from landscape.plots.layout.scales import Scale, label, scale
 from landscape.plots.layout.symbols import matrix
 from landscape.report.rows import Column, Row
 from landscape.report.sources import Source
-from landscape.results import Spectrum, Surface, Trajectory, quadrature
+from landscape.results import Spectrum, Surface, Trajectory, groups, quadrature
 from landscape.results.columns import drawn_as, with_larger_error
 
 _DIGITS = {"spectrum": 9, "surface": 6}
@@ -63,27 +63,31 @@ def densities(sources: Sequence[Source]) -> dict[str, Any] | None:
         None without a density. Otherwise the nodes and weights of each probe, part by part, and the limits of the axes:
         the smallest and the largest node, and the lowest density to show.
     """
-    every = [(s.model, s.result) for s in sources if isinstance(s.result, Spectrum)]
-    spectra = [(m, s) for m, s in every if any(s.has_density_of(p) for p in range(len(s.parts)))]
+    every = zip(sources, groups.labels([s.result for s in sources]), strict=True)
+    spectra = [
+        (source.model, source.result, labels)
+        for source, labels in every
+        if isinstance(source.result, Spectrum) and any(map(source.result.has_density_of, range(len(labels))))
+    ]
     if not spectra:
         return None
-    curves = [_quadratures(model, spectrum) for model, spectrum in spectra]
+    curves = [_quadratures(*found) for found in spectra]
     return {
         "spectra": curves,
         "parts": list(dict.fromkeys(part for curve in curves for part in curve["parts"])),
         "floor": FLOOR,
-        "size": max(spectrum.size for _, spectrum in spectra),
+        "size": max(spectrum.size for _, spectrum, _ in spectra),
     }
 
 
-def _quadratures(model: str, spectrum: Spectrum) -> dict[str, Any]:
+def _quadratures(model: str, spectrum: Spectrum, labels: Mapping[str, str]) -> dict[str, Any]:
     parts = {}
     for p, part in enumerate(spectrum.parts):
         if not spectrum.has_density_of(p):
             continue
         nodes, weights = quadrature.of_part(spectrum, p)
         top, trace = (with_larger_error(spectrum, field).text(spectrum, p) for field in ("lambda_max", "trace"))
-        parts[part] = {
+        parts[labels[part]] = {
             "nodes": [_rounded(row[np.isfinite(row)], "spectrum") for row in nodes],
             "weights": [_rounded(row[np.isfinite(row)], "spectrum") for row in weights],
             "samples": int(spectrum.n_samples[p]) if np.isfinite(spectrum.n_samples[p]) else None,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from landscape.report.sources import Source
-from landscape.results import KINDS, Result, columns
+from landscape.results import KINDS, Result, columns, groups
 from landscape.results import column as of_results
 
 
@@ -68,14 +68,22 @@ class Cell:
     sure: bool = True  # lambda_max has converged
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, eq=False)
 class Row:
     """A part of a model."""
 
     model: str
     split: str  # which samples it was evaluated on
-    part: str
+    part: str  # its name, and its classes where others of this name have others
+    name: str
+    samples: float
+    classes: tuple[int, ...] | None = None  # None where no result says
     cells: dict[str, Cell] = field(default_factory=dict)  # by the keys of columns
+
+    def is_of(self, name: str, samples: float, classes: tuple[int, ...] | None) -> bool:
+        """Say whether a part is this one: a class and a group, or groups of other classes, may share a name."""
+        unknown = classes is None or self.classes is None
+        return (self.name, self.samples) == (name, samples) and (unknown or classes == self.classes)
 
 
 def rows_of(sources: Sequence[Source]) -> list[Row]:
@@ -87,9 +95,9 @@ def rows_of(sources: Sequence[Source]) -> list[Row]:
     Returns:
         A row for each part of each model; models and parts in the order of their first occurrence.
     """
-    found: dict[str, dict[tuple[str, float], Row]] = {source.model: {} for source in sources}
+    found: dict[str, list[Row]] = {source.model: [] for source in sources}
     every = [columns.last(source.result) for source in sources]
-    for source in sources:
+    for source, label in zip(sources, groups.labels(every), strict=True):
         result: Any = columns.last(source.result)
         split = "test" if result.kind == "history" else str(result.provenance.get("split") or "unknown")
         alike = [other for other in every if columns.drawn_as(other) == columns.drawn_as(result)]
@@ -98,13 +106,17 @@ def rows_of(sources: Sequence[Source]) -> list[Row]:
         chosen = {key: c.beside_samples() if columns.has_samples(c, alike) else c for key, c in chosen.items()}
         numbers = {key: found_of for key, column in chosen.items() if (found_of := column.of(result)) is not None}
         for p, part in enumerate(result.parts):
-            # A class and a group may share a name, but not the number of samples too.
-            samples = float(numbers["samples"][0][p])
-            row = found[source.model].setdefault((part, samples), Row(model=source.model, split=split, part=part))
+            samples, classes = float(numbers["samples"][0][p]), groups.classes_of(result, part)
+            row = next((row for row in found[source.model] if row.is_of(part, samples, classes)), None)
+            if row is None:
+                row = Row(model=source.model, split=split, part=part, name=part, samples=samples)
+                found[source.model].append(row)
+            if classes is not None:
+                row.part, row.classes = label[part], classes
             for key, (values, errors) in numbers.items():
                 error = None if errors is None else float(errors[p])
                 row.cells.setdefault(key, _cell(chosen[key], result, p, float(values[p]), error))
-    return [row for rows in found.values() for row in rows.values()]
+    return [row for rows in found.values() for row in rows]
 
 
 def columns_of(rows: Sequence[Row]) -> list[Column]:

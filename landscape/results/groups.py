@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from landscape.errors import InputError, arg, nearest, unknown
-from landscape.results import Spectrum, Surface, disk
+from landscape.results import Result, Spectrum, Surface, disk
 from landscape.results.grouping import GROUPINGS, NAMES, Thresholds
 
 WEIGHTS = ("natural", "balanced", "training", "drw")
@@ -91,6 +91,32 @@ def partition_of(result: Surface | Spectrum) -> list[list[int]] | None:
     found = [result.stated("partition", name, of=list) for name in result.parts]
     whole = [classes for classes in found if classes is not None]
     return whole if len(whole) == len(found) else None
+
+
+def classes_of(result: Result, part: str) -> tuple[int, ...] | None:
+    """Return the numbers of the classes of a part, ascending, or None if the result does not contain them.
+
+    Parts of one name may have other classes: head and tail follow from the counts of training samples.
+    """
+    found = result.stated("partition", part, of=list)
+    known = found is not None and all(isinstance(c, int) for c in found)
+    return tuple(sorted(found)) if found is not None and known else None
+
+
+def labels(results: Sequence[Any]) -> list[dict[str, str]]:
+    """Return a label for each part of each result: its name, and its classes where other results have others."""
+    known: dict[str, set[tuple[int, ...]]] = {}
+    for result in results:
+        for part in result.parts:
+            if (classes := classes_of(result, part)) is not None:
+                known.setdefault(part, set()).add(classes)
+
+    def label(part: str, classes: tuple[int, ...] | None) -> str:
+        if classes is None or len(known[part]) == 1:
+            return part
+        return f"{part} (class{'es' * (len(classes) != 1)} {', '.join(map(str, classes))})"
+
+    return [{part: label(part, classes_of(result, part)) for part in result.parts} for result in results]
 
 
 def _class_counts(result: Surface | Spectrum, groups: str) -> np.ndarray:

@@ -107,6 +107,27 @@ def test_compare_notes_what_else_differs(run, save):
     assert "note" not in run("compare", a, save("c.h5", base))[1]
 
 
+def test_compare_says_that_parts_of_one_name_are_of_other_classes_or_samples(run, save):
+    """Head and tail go by the training counts: networks may have been trained with other orders of the classes."""
+    base = dataclasses.replace(classes(2, steps=3), parts=("head", "tail"))
+    about = {"data_sha256": "abc", "split": "test"}
+    a = save("a.h5", base, provenance=about | {"partition": {"head": [0, 1], "tail": [9]}, "partition_sha256": "1"})
+    b = save("b.h5", base, provenance=about | {"partition": {"head": [9], "tail": [0, 1]}, "partition_sha256": "2"})
+    c = save("c.h5", base, provenance=about | {"partition": {"head": [1, 0], "tail": [8]}, "partition_sha256": "3"})
+    d, e = (
+        save(f"{n}.h5", base, provenance=about | {"partition": ["head", "tail"], "partition_sha256": n}) for n in "de"
+    )
+
+    def notes(*files):
+        lines = run("compare", *files)[1].splitlines()
+        return [line.removeprefix("note: the files differ in ") for line in lines if line.startswith("note")]
+
+    assert notes(a, b) == ["the classes of head: 0, 1 in a; 9 in b (and so in 1 more)"]
+    assert notes(a, c) == ["the classes of tail: 9 in a; 8 in c"]
+    assert notes(d, e) == ["the samples in each part (SHA-256): d in d; e in e"]
+    assert notes(a, a) == notes(d, d) == notes(a, d) == []
+
+
 def test_compare_tells_losses_of_one_name_by_their_values(run, save):
     abouts = [("focal", ["1.014", "5.37"]), ("focal", ["0.5", "2"]), ("focal", []), ("focal", None), ("ce", None)]
     files = [
@@ -168,6 +189,8 @@ def test_compare_latex_escapes_names(run, save):
     for cell, value in zip(cells[1:], (found.loss, found.lambda_max, found.trace), strict=True):
         assert float(cell.split(" +- ")[0].split("{")[0]) == pytest.approx(value[0], rel=5e-3)
     assert run("compare", file, "--latex", "--json")[0] == 2
+    brackets = save("range.h5", classes(1, steps=3), parts=("[10, 20)",))
+    assert "\n{}[10, 20) & " in run("compare", brackets, "--latex")[1]  # not an argument of the line break before
 
 
 @pytest.mark.parametrize(

@@ -167,6 +167,15 @@ def test_the_legend_has_the_errors_of_barriers():
 def test_compared_lines_are_on_one_axes():
     found, other = three_lines(), three_lines(axes=("another",))
     fig = plots.compare_surfaces({"ce": found, "sam": other}, ["class 2"])
+    for names in (["class 2"], None):
+        ours, theirs = (
+            dataclasses.replace(s, provenance={"partition": {f"class {c}": [c + off] for c in range(3)}})
+            for s, off in ((found, 0), (other, 1))
+        )
+        titles = [above(plots.compare_surfaces({"ce": ours, "sam": s}, names)) for s in (ours, theirs)]
+        one = names[0] if names else "all samples"
+        assert [one in t for t in titles] == [True, True]
+        assert ["of each file" in t for t in titles] == [False, True]
     assert list(curves(fig.axes[0])) == [f"ce\nbarrier {written.number(found.barrier[2])}",
                                          f"sam\nbarrier {written.number(found.barrier[2])}"]  # fmt: skip
     assert fig.axes[1].get_xlabel() == "coordinate"

@@ -394,6 +394,28 @@ def test_a_spectrum_without_a_density_is_left_out_of_the_chart_only(sources, no_
     assert any("--density" in text for text in found.texts["p"])
 
 
+def test_parts_of_one_name_but_other_classes_have_rows_and_curves_of_their_own(sources, no_figures):
+    parts = {"parts": ("head", "middle", "tail")}
+
+    def made(result, **partition):
+        found = of_checkpoint(dataclasses.replace(result, **parts))
+        about = {} if not partition else {"partition": partition}
+        return dataclasses.replace(found, provenance=found.provenance | about)
+
+    one = made(spectrum(), head=[0], middle=[1, 2], tail=[3])
+    other = made(sharpness(), head=[3], middle=[2, 1], tail=[0])
+    unknown = made(three_classes(5, 5))
+    given = sources({"a.h5": one, "b.h5": other, "c.h5": unknown})
+    found = rows_of(given)
+    assert [row.part for row in found] == [
+        "head (class 0)", "middle", "tail (class 3)", "head (class 3)", "tail (class 0)",
+    ]  # fmt: skip
+    for row, holds in zip(found, [True, True, True, False, False], strict=True):
+        assert ("lambda_max" in row.cells) is holds
+        assert ("ball_rise" in row.cells) is (row.part == "middle" or not holds)
+    assert list(curves.densities(given)["spectra"][0]["parts"]) == ["head (class 0)", "middle", "tail (class 3)"]
+
+
 def test_a_surface_with_weights_of_ones_own_has_its_figures(sources, quick_pictures):
     """And rows of its own: its losses are those of other mixtures of the classes."""
     found = of_checkpoint(three_classes(5, 5))

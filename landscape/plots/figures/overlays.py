@@ -17,7 +17,7 @@ from landscape.plots.layout.drawable import figure
 from landscape.plots.layout.marks import draw_marks, run_handles
 from landscape.plots.layout.parts import colours, heading, joined, named
 from landscape.plots.layout.scales import Scale, label, scale
-from landscape.results import Surface, Trajectory, written
+from landscape.results import Surface, Trajectory, groups, written
 from landscape.results.regroup import regroup, verdict_of
 
 _STYLES = ("-", "--", "-.", ":")  # as many parts are drawn where none is named
@@ -148,11 +148,13 @@ def compare_surfaces(
     if len(are_lines) > 1:
         raise InputError("lines and planes cannot be compared: give surfaces of one kind")
     one = "all samples" if parts is None else parts[0] if len(parts) == 1 else ""
+    if one and len({groups.classes_of(found, one if parts else "all") for found in drawn.values()}) > 1:
+        one = f"{one} of each file"  # they are of other classes
     title = f"{written.shorten(one, 60)}, " * bool(one)
     if are_lines == {True}:
         if not one:
             raise InputError(f"lines are compared one part at a time, these are {len(parts or ())}: name one")
-        of_one = {name: (found, 0 if parts is None else found.parts.index(one)) for name, found in drawn.items()}
+        of_one = {name: (found, 0 if parts is None else found.parts.index(parts[0])) for name, found in drawn.items()}
         return compare_lines(
             of_one, f"{title}on one scale", log=log, vmin=vmin, vmax=vmax, euclidean=euclidean, errors=errors
         )
