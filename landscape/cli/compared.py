@@ -107,7 +107,7 @@ def differences(how: Comparison, names: Sequence[str], results: Sequence[Any], p
     for key in SHARED:
         lines += _difference(key.replace("_", " "), names, [_entry(key, r) for r in results])
     lines += _classifiers(names, results)
-    lines += _members(names, results, parts)
+    lines += members(names, results, parts)
     for field, what in how.counts.items():
         found = []
         for part in parts:
@@ -127,7 +127,7 @@ def _first(found: Sequence[str]) -> list[str]:
     return [line + f" (and so in {len(found) - 1} more)" * (len(found) > 1) for line in found[:1]]
 
 
-def _members(names: Sequence[str], results: Sequence[Any], parts: Sequence[str]) -> list[str]:
+def members(names: Sequence[str], results: Sequence[Any], parts: Sequence[str]) -> list[str]:
     """Return a line if parts have other classes in some files or, where these are unknown, other samples."""
     found = []
     for part in parts:

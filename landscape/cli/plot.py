@@ -128,6 +128,8 @@ def plot(
         if several:
             figure = plots.SEVERAL_FIGURES[drawn_as][kind]
             chosen = figure.default(results) if parts is None else _select(common(results), parts)
+            for line in compared.members(called, results, chosen or common(results)):
+                Console().note(line)
             fig = figure.draw(dict(zip(called, results, strict=True)), chosen, **drawing)
         else:
             chosen = None if parts is None else _select(getattr(results[0], "parts", ()), parts)

@@ -134,6 +134,18 @@ def test_several_files_are_drawn(run, save, tmp_path, made):
     assert (tmp_path / "both.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_figure_of_files_whose_parts_are_of_other_classes_says_so(run, tmp_path):
+    found = []
+    for name, tail in (("a", 2), ("b", 3)):
+        about = {"partition": {"class 0": [0], "class 1": [1], "class 2": [tail]}}
+        store.save(tmp_path / f"{name}.h5", three_lines(provenance=about))
+        found.append(tmp_path / f"{name}.h5")
+    out = tmp_path / "f.png"
+    said = ["note: the files differ in the classes of class 2: 2 in a; 3 in b"]
+    assert run("plot", *found, "--parts", "class 2", "-o", out) == (0, f"{out}\n", said)
+    assert run("plot", *found, "--parts", "class 1", "-o", out) == (0, f"{out}\n", [])
+
+
 def test_several_files_that_are_no_figure_are_refused_in_one_line(run, save, asked):
     a, b, plane, line_of = save("a.h5"), save("b.h5"), save("p.h5", three_classes()), save("l.h5", three_lines())
     nine = [save(f"{k}.h5") for k in range(9)]
