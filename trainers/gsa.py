@@ -168,7 +168,8 @@ class GSA(torch.optim.Optimizer):
             if not fits:
                 raise InputError(message)
         self.base = base_optimizer(base, params, options)
-        super().__init__(self.base.param_groups, self.base.defaults)
+        # who reads the options, also in a checkpoint, sees by the scale that these steps are not those of the base
+        super().__init__(self.base.param_groups, self.base.defaults | {"radius_scale": scale})
         self.param_groups = self.base.param_groups
         self.average = None
         self.radii: Radii | None = None  # of the latest step
@@ -304,6 +305,8 @@ class GSA(torch.optim.Optimizer):
         self.average = state_dict["average"]  # refuses that of other parameters before anything changes
         self.base.load_state_dict({name: value for name, value in state_dict.items() if name != "average"})
         self.param_groups = self.base.param_groups  # loading has replaced them
+        for group in self.param_groups:
+            group["radius_scale"] = self._scale
 
     def _add_group_gradients(self, piece: _Piece, rows: Tensor, parameters: list[Tensor]) -> Tensor:
         """Add the gradients of the groups' SUMS over a piece's samples to (G, D); return the losses, (B,).

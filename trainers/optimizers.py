@@ -64,7 +64,10 @@ def optimizer_of(recipe: Recipe, model: nn.Module, train: Samples, reduce: Reduc
             norm_term=r.norm_term,
             **options_of_both,
         )
-    return torch.optim.SGD(chosen, **options)
+    plain = torch.optim.SGD(chosen, **options)
+    if r.sharpness != "none":  # CC-SAM perturbs within its loss
+        plain.param_groups[0]["radius_scale"] = r.radius_scale
+    return plain
 
 
 def _of_tail(counts: np.ndarray, most: int) -> Tensor:

@@ -82,13 +82,24 @@ class SAM(torch.optim.Optimizer):
         """
         check_rho(rho)
         self.base = base_optimizer(base, params, options)
-        super().__init__(self.base.param_groups, self.base.defaults)
+        # who reads the options, also in a checkpoint, sees by rho that these steps are not those of the base
+        super().__init__(self.base.param_groups, self.base.defaults | {"rho": rho})
         self.param_groups = self.base.param_groups
-        self.rho = rho
         self.adaptive = adaptive
         self._model = model
         self._reduce = reduce
         self._before: Tensor | None = None
+
+    @property
+    def rho(self) -> float:
+        """Length of the perturbation."""
+        found: float = self.param_groups[0]["rho"]
+        return found
+
+    @rho.setter
+    def rho(self, rho: float) -> None:
+        for group in self.param_groups:
+            group["rho"] = rho
 
     @checked
     def gradients(self, losses: Losses) -> Tensor:
@@ -148,13 +159,15 @@ class SAM(torch.optim.Optimizer):
         return vars(self)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the base optimizer's state, for `load_state_dict`; SAM itself has no state."""
+        """Return the base optimizer's state, for `load_state_dict`; SAM itself has no state but its rho."""
         return self.base.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore a state from `state_dict`."""
+        """Restore a state from `state_dict`; rho remains that of this optimizer."""
+        rho = self.rho
         self.base.load_state_dict(state_dict)
         self.param_groups = self.base.param_groups  # loading has replaced them
+        self.rho = rho
 
     def _perturbation(self, theta: Tensor, g: Tensor) -> Tensor:
         return perturbation(theta, g, self.adaptive).mul_(self.rho)

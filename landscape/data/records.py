@@ -103,7 +103,7 @@ class Reader:
         return (inputs,) if self.single else inputs
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Records(Samples):
     """N samples in a fixed order, of any structure. Make them with `read`.
 

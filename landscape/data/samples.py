@@ -19,7 +19,7 @@ Stats = tuple[float, ...]
 """Mean or standard deviation of each channel."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Samples:
     """N labelled samples in a fixed order, either in `inputs` or in `dataset`.
 
@@ -41,6 +41,10 @@ class Samples:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def __repr__(self) -> str:
+        classes = f" of {len(self.class_names)} classes" if self.class_names else ""
+        return f"<{type(self).__name__}: {self.name}, {self.split} split, {len(self):,} samples{classes}>"
 
     @property
     def trained(self) -> np.ndarray:

@@ -96,6 +96,18 @@ def check(objective: "Objective", origin: nn.Module) -> Kept:
     return memory.halving(partial(_checked, objective, origin))
 
 
+def described(objective: "Objective") -> str:
+    """Describe an objective in one line, for those who print it."""
+    names, counts = objective.partition.names, objective.counts
+    some = [f"{name} ({n:,})" for name, n in zip(names[:4], counts, strict=False)] + ["..."] * (len(names) > 4)
+    dtype = str(objective.dtype).removeprefix("torch.")
+    return (
+        f"<Objective: {objective.source.get('loss')} of {type(objective.model).__name__}, {len(objective.theta):,} "
+        f"tensors of {objective.layout.size:,} parameters, on {objective.samples.name}: {', '.join(some)}; {dtype} on "
+        f"{objective.device}>"
+    )
+
+
 def reason(objective: "Objective", inputs: Tree) -> str:
     """Say why the losses of some samples are not finite, for a message."""
     return overflow.explained(
@@ -103,8 +115,11 @@ def reason(objective: "Objective", inputs: Tree) -> str:
     )
 
 
-def _remedy(values: object, n: int) -> str:
+def _remedy(values: object, targets: Tree, n: int) -> str:
     """Say what the user can do so that a loss returns one value per sample."""
+    flat = isinstance(targets, Tensor) and targets.ndim == 1
+    if flat and isinstance(values, Tensor) and values.shape == (n, n) and n > 1:
+        return f"targets ({n},) were broadcast against the output, each with all of it: give both one shape"
     if isinstance(values, Tensor) and values.dim() > 1 and len(values) == n:
         axes = ", ".join(map(str, range(1, values.dim())))
         return f"take the mean over the other axes, as by loss(output, target).mean(({axes},))"
@@ -130,7 +145,7 @@ def _checked(objective: "Objective", origin: nn.Module) -> Kept:
         shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
         raise InputError(
             f"the loss returned {shape} for a batch of {len(index)}: it must return one value per sample, "
-            f"({len(index)},); {_remedy(values, len(index))}"
+            f"({len(index)},); {_remedy(values, targets, len(index))}"
         )
     if not torch.isfinite(values).all():
         raise NumericalError(
@@ -185,8 +200,9 @@ def _refuse_mixed(together: Tensor, apart: Tensor) -> None:
     if ((together - apart).abs() > 1e-3 * (1 + together.abs().nan_to_num(posinf=0).max())).any():
         raise InputError(
             "the loss of a sample depends on the other samples of its batch (batch norm without running statistics, a "
-            "contrastive loss, a choice by the sum of a batch), so that the loss of a part is not a sum over its "
-            "samples: use a model and a loss that treat each sample alone"
+            "contrastive loss, targets (B,) that are broadcast against an output (B, 1), a choice by the sum of a "
+            "batch), so that the loss of a part is not a sum over its samples: use a model and a loss that treat each "
+            "sample alone"
         )
 
 

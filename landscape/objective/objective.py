@@ -49,7 +49,7 @@ Loss = Callable[[Any, Tree], Tensor]
 _AT_A_TIME = memory.AtATime()
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Objective:
     """A model, a loss and data in parts. Make one with `Objective.build` or `landscape.load_objective`."""
 
@@ -75,6 +75,7 @@ class Objective:
     draws: Draws | None = None  # what the samples are, where they stand for those of another objective
     known: Known = field(repr=False, default_factory=Known)  # of the network's code; shared by objectives of that
     team: distributed.Team = distributed.ALONE  # the processes that take each part's sums together, see `shared`
+    __repr__ = contract.described
 
     @classmethod
     @checked

@@ -265,7 +265,10 @@ def _of_history(history: Any, path: Path, epoch: float) -> Optimizer | None:
     if found is None or epoch not in found.epoch:
         return None
     rate = float(found.learning_rate[found.epoch == epoch][0])
-    return of_groups([{"momentum": 0.0, **(found.stated("recipe", of=dict) or {}), "lr": rate}])
+    recipe = found.stated("recipe", of=dict) or {}
+    options = {name: recipe[name] for name in ("momentum", "nesterov") if name in recipe}
+    perturbed = {} if recipe.get("sharpness", "none") == "none" else {"rho": recipe.get("rho")}
+    return of_groups([{"momentum": 0.0, **options, **perturbed, "lr": rate}])
 
 
 def of_groups(groups: Sequence[Mapping[str, Any]]) -> Optimizer | None:
@@ -276,7 +279,7 @@ def of_groups(groups: Sequence[Mapping[str, Any]]) -> Optimizer | None:
 
     Returns:
         The optimizer; None also if its momentum is no number. SGD is recognised by its `momentum`, which most others
-        do not have.
+        do not have, and by what only others have beside it: RMSprop's `alpha`, and radii of SAM and its family.
     """
     rates = {float(rate) for group in groups if isinstance(rate := group.get("lr"), int | float | Tensor)}
     if len(rates) != 1:
@@ -290,5 +293,5 @@ def of_groups(groups: Sequence[Mapping[str, Any]]) -> Optimizer | None:
         momentum=float(settings["momentum"]),
         nesterov=first.get("nesterov", False) is True,
         dampening=float(settings["dampening"]),
-        is_sgd="momentum" in first and "alpha" not in first,  # RMSprop has both
+        is_sgd="momentum" in first and not {"alpha", "rho", "radius_scale"} & first.keys(),
     )

@@ -423,3 +423,29 @@ def test_a_model_whose_forward_pass_changes_its_parameters_is_refused_and_no_oth
     with refused(InputError, "the model has changed", "objective.at(model)"):
         ls.spectrum(objective)
     assert np.isfinite(ls.spectrum(objective.at(model)).lambda_max).all()
+
+
+def test_targets_that_are_broadcast_against_the_outputs_are_named():
+    """An output (B, 1) less targets (B,) is (B, B)."""
+    inputs, model = torch.randn(9, 3), nn.Linear(3, 1)
+    data = inputs, inputs[:, 0]
+    for loss, said in (
+        (lambda output, target: (output - target).square(), "4, 4.*broadcast against the output.*give both one shape"),
+        (lambda output, target: (output - target).square().mean(1), "other samples.*broadcast against an output"),
+    ):
+        with pytest.raises(InputError, match=said):
+            ls.make_objective(model, data, loss=loss, task="regression")
+    right = ls.make_objective(model, data, loss=lambda output, target: (output[:, 0] - target).square())
+    assert right.evaluation.overall[0] > 0
+
+
+def test_an_objective_and_its_samples_are_described_in_a_line():
+    inputs = torch.randn(300, 3)
+    found = ls.make_objective(nn.Linear(3, 7), (inputs, torch.arange(300) % 7), parts="class")
+    assert repr(found) == (
+        "<Objective: ce of Linear, 2 tensors of 28 parameters, on dataset: 0 (43), 1 (43), 2 (43), 3 (43), ...; "
+        "float32 on cpu>"
+    )
+    assert repr(found.samples) == "<Samples: dataset, train split, 300 samples of 7 classes>"
+    other = ls.make_objective(nn.Linear(3, 1), (inputs, inputs[:, :1]), task="regression")
+    assert repr(other.samples) == "<Records: dataset, train split, 300 samples>"

@@ -114,6 +114,7 @@ SGD = {"lr": 0.2, "momentum": 0.9, "dampening": 0, "nesterov": False, "params": 
         ({"optimizer_state_dict": {"param_groups": [SGD | {"nesterov": True}]}}, 19 / 2.8, 0.2),
         ({"optimizer": {"param_groups": [SGD | {"dampening": 0.5}]}}, 38.0, 0.2),
         ({"optimizer": {"param_groups": [{"lr": 1e-3, "betas": (0.9, 0.999)}]}}, math.nan, 1e-3),
+        ({"optimizer": {"param_groups": [SGD | {"rho": 0.05}]}}, math.nan, 0.2),
         ({"optimizer": {"param_groups": [SGD, SGD | {"lr": 0.1}]}}, None, None),
         ({"optimizer": {"param_groups": [SGD | {"lr": torch.tensor(0.25)}]}}, 15.2, 0.25),
         ({"optimizer": {"param_groups": [SGD | {"lr": 10**400}]}}, None, None),
@@ -147,6 +148,11 @@ def test_the_history_of_a_run_tells_the_rate_after_each_epoch(keep):
     assert first.optimizer is None  # no step was taken
     assert [s.optimizer.rate for s in others] == course.learning_rate[:2].tolist()
     assert others[0].optimizer.edge[0] == pytest.approx(3 / course.learning_rate[0])
+    for sharpness, known in (("none", True), ("sam", False), ("cc-sam", False)):
+        course.provenance["recipe"] |= {"sharpness": sharpness, "rho": 0.05, "alpha_start": 0.9}
+        store.save("run/history.h5", course, overwrite=True)
+        edge, rule = runs.stages("run")[1].optimizer.edge
+        assert math.isfinite(edge) is bool(rule) is known
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from landscape.errors import InputError
+from landscape.objective import runs
 from trainers.class_sam import ClassSAM
 from trainers.gsa import GSA
 from trainers.passes import kept_statistics, length, unit
@@ -287,6 +288,22 @@ def test_parameters_may_have_several_dtypes_and_sparse_gradients():
         optimizer.second_step()
         found.append(flat(p.double() for p in model.parameters()))
     torch.testing.assert_close(*found, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("wrapper", [SAM, GSA])
+def test_its_options_and_its_state_tell_that_its_steps_are_not_those_of_the_base(wrapper, tmp_path):
+    """The edge of stability of SGD is not that of SAM; also where a state of an earlier version was loaded."""
+    options = {"counts": COUNTS} if wrapper is GSA else {"rho": 0.2}
+    optimizer = wrapper(network().parameters(), torch.optim.SGD, lr=0.1, momentum=0.9, **options)
+    plain = torch.optim.SGD(network().parameters(), lr=0.1, momentum=0.9)
+    old = plain.state_dict() | ({"average": None} if wrapper is GSA else {})
+    assert runs.of_groups(plain.state_dict()["param_groups"]).edge[0] == pytest.approx(38)
+    for _ in range(2):
+        for groups in (optimizer.param_groups, optimizer.base.param_groups, optimizer.state_dict()["param_groups"]):
+            assert math.isnan(runs.of_groups(groups).edge[0])
+        optimizer.load_state_dict(old)
+    if wrapper is SAM:
+        assert optimizer.rho == pytest.approx(0.2)
 
 
 @pytest.mark.parametrize("wrapper", [SAM, GSA])
