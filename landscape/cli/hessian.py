@@ -25,7 +25,7 @@ from landscape.curvature.extremes import GAP
 from landscape.curvature.kinds import HESSIAN, KINDS
 from landscape.curvature.lanczos import DISTRIBUTIONS
 from landscape.curvature.operators import BACKENDS
-from landscape.errors import InputError
+from landscape.errors import InputError, arg
 from landscape.objective.objective import Objective
 from landscape.results import Spectrum, columns
 from landscape.results.predicted import FIELDS
@@ -280,6 +280,8 @@ SPECTRUM_NAMES = [
 
 MOST_COLUMNS = 12
 """The largest number of parts for which the overlap is printed as a table."""
+ROUGH = 0.25
+"""Error of the estimate of a trace, as a fraction of it, from which on the remedy is named."""
 OVERLAP_TITLE = "column's curvature along the row's sharpest directions, as a fraction of that along its own directions"
 ANGLE_TITLE = "smallest angle between the spaces of two parts' sharpest directions, in degrees"
 GRADIENT_TITLE = "column's curvature along the row's gradient; at most the column's lambda_max"
@@ -385,13 +387,23 @@ def _percent(share: float) -> str:
 
 
 def _doubts(console: Console, found: Spectrum) -> None:
-    """Name the parts whose lambda_max has not converged, or might not be the largest."""
+    """Name the parts whose lambda_max has not converged or might not be the largest, or whose trace is rough."""
     for p in np.flatnonzero(~found.converged).tolist():
         after = f" after {int(found.runs(p)[2].max())} steps" if found.ran(p) else ""
         console.note(
             f"* lambda_max of {found.parts[p]} has not converged: residual {found.lambda_max_residual[p]:.2g} of "
             f"{found.lambda_max[p]:.4g}{after}; {further.remedy(found, p)}"
         )
+    options = found.provenance["options"]
+    if options.get("trace_tol") is options.get("accuracy") is None:  # otherwise a warning says what was not reached
+        from_samples = 0.0 if found.trace_sampling_stderr is None else np.nan_to_num(found.trace_sampling_stderr)
+        rough = found.trace_stderr > np.fmax(ROUGH * np.abs(found.trace), from_samples)
+        if rough.any():
+            who = few([found.parts[p] for p in np.flatnonzero(rough)])
+            console.note(
+                f"the trace of {who} comes from few probes, with an error above {_percent(ROUGH)} of it: "
+                f"{arg('trace_tol', 0.1)} draws as many as it takes"
+            )
     if found.largest_at_most is None:
         return
     given = found.provenance["options"]["gap"]

@@ -1,5 +1,6 @@
 """`landscape sharpness`: how far the loss of each part rises around a checkpoint."""
 
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import numpy as np
 
 from landscape.analyses import sharpness as analysis
 from landscape.autodiff import distributed
-from landscape.cli import along, sensitivity
+from landscape.cli import along, compared, sensitivity
 from landscape.cli.analysis import checkpoint, numbers, output, parts, samples
 from landscape.cli.begin import begin
 from landscape.cli.console import Console
@@ -130,11 +131,11 @@ def _conclude(console: Console, found: Sharpness, path: Path) -> None:
     """Print the table, and below it warnings about its numbers."""
     heads, rows = columns.table(found)
     console.table(heads, rows, title=found.title)
-    _explain(console, found)
+    _explain(console, found, [cell for _, *cells in rows for cell in cells])
     console.say(f"result: {path}\nfigure: landscape plot {path}")
 
 
-def _explain(console: Console, found: Sharpness) -> None:
+def _explain(console: Console, found: Sharpness, cells: Sequence[str]) -> None:
     """Say why numbers are missing."""
     lost = np.isnan(found.worst_rise)
     if lost.any():
@@ -153,6 +154,8 @@ def _explain(console: Console, found: Sharpness) -> None:
         console.note(f"the doubling radius of {_some(found, unknown)} is unknown: a loss on the way is nan")
     if found.draws == 1:
         console.note("one draw cannot tell its own spread: use --draws 8")
+    elif any("?" in cell for cell in cells):
+        console.note(compared.COMPARISONS[found.kind].marks["?"])
 
 
 def _some(found: Sharpness, chosen: np.ndarray) -> str:

@@ -127,6 +127,24 @@ def test_a_bound_that_is_rounding_asks_for_another_dtype_and_not_for_more_rows()
         assert set(re.findall(r"--[a-z-]+", console.notes[0])) == named
 
 
+def test_a_trace_that_is_rough_names_the_remedy_unless_one_was_asked_for():
+    found = CASES["mlp-tanh"].objective()
+    found = dataclasses.replace(
+        ls.spectrum(found, trace="probes"),
+        trace=np.array([10.0, -1.0, 2.0]),
+        trace_stderr=np.array([2.4, 0.3, 1.0]),
+        trace_sampling_stderr=np.array([np.nan, np.nan, 1.1]),
+        largest_at_most=None,
+    )
+    options = found.provenance["options"]
+    for given, notes in (({}, 1), ({"trace_tol": 0.1}, 0), ({"accuracy": 0.1}, 0)):
+        console = Said()
+        # private: as above
+        hessian._doubts(console, dataclasses.replace(found, provenance={"options": options | given}))
+        rough = [note for note in console.notes if note.startswith(f"the trace of {found.parts[1]} comes from few")]
+        assert len(rough) == notes
+
+
 def test_parts_that_were_drawn_are_marked_in_the_table_of_errors_over_samples():
     found = ls.spectrum(CASES["mlp-tanh"].objective(), operator="ggn")
     drawn = dataclasses.replace(found, n_used=found.n_samples - np.array([1, 0, 0]))

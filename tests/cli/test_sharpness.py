@@ -56,6 +56,13 @@ def test_the_command_prints_a_table_writes_a_file_and_its_figure(here, capsys):
     assert "net.sharpness.h5 exists: pass --overwrite" in capsys.readouterr().err
 
 
+def test_an_error_that_is_unknown_is_explained(here, capsys):
+    assert main([*COMMAND, "--draws", "2"]) == 0  # the last class has one sample
+    assert "± ? the error is unknown" in capsys.readouterr().err
+    assert main([*COMMAND, "--draws", "2", "--classes", "0,1", "--overwrite"]) == 0
+    assert "unknown" not in capsys.readouterr().err
+
+
 def test_along_eigenvectors_the_command_prints_the_changes_and_writes_its_own_file(here, capsys):
     along = [*COMMAND, "--along", "eigen", "--draws", "2", "--rho", "0.5"]
     assert main([*along, "--vectors", "2", "--json"]) == 0
