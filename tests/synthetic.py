@@ -42,7 +42,7 @@ def spectrum_of(matrices, *, probes=3, steps=20, seed=0, **about):
         low = min(solved, key=lambda r: r.values[0])
         nodes, weights = quadrature.nodes_and_weights(alpha[p], beta[p], taken[p])
         mass = quadrature.mean_and_stderr(quadrature.negative_mass(nodes, weights, 1e-3))
-        share = quadrature.mean_and_stderr(quadrature.negative_curvature(nodes, weights))
+        share = quadrature.negative_curvature(nodes, weights)
         trace = quadrature.mean_and_stderr(traces[p])
         rows.append({
             "lambda_max": best.values[-1],

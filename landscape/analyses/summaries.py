@@ -129,7 +129,7 @@ def _density(found: Runs, options: "Options") -> dict[str, np.ndarray]:
     """Return the quadrature of the density, and what follows from it."""
     nodes, weights = quadrature.nodes_and_weights(found.alpha, found.beta, found.steps)
     mass = quadrature.mean_and_stderr(quadrature.negative_mass(nodes, weights, options.negative_tol))
-    share = quadrature.mean_and_stderr(quadrature.negative_curvature(nodes, weights))
+    share = quadrature.negative_curvature(nodes, weights)
     ends = np.array([[abs(r.values[0]), abs(r.values[-1])] for r in found.ritz])
     ratio = quadrature.mean_and_stderr(
         np.divide(ends[:, 0], ends[:, 1], out=np.full(len(ends), np.nan), where=ends[:, 1] > 0)

@@ -15,6 +15,7 @@ from scipy.linalg import eigh_tridiagonal, hessenberg
 
 from landscape.callables import checked
 from landscape.errors import InputError, arg, check_choice
+from landscape.results import inference
 from landscape.results.spectrum import Spectrum
 
 Axis: TypeAlias = Literal["linear", "symlog"]
@@ -179,20 +180,23 @@ def negative_mass(nodes: np.ndarray, weights: np.ndarray, tol: float) -> np.ndar
     return mass
 
 
-def negative_curvature(nodes: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return each probe's estimate of the sum of |eigenvalue| over negative ones, as a fraction of the sum over all.
+def negative_curvature(nodes: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
+    """Estimate the sum of |eigenvalue| over negative ones, as a fraction of the sum over all.
+
+    Both sums are means over probes. Of one probe a few large eigenvalues make the sum over all much too large or too
+    small, so that a mean of single probes' fractions would be too large, however many there are. What remains of that
+    falls with the number of probes.
 
     Args:
         nodes: (K, m).
         weights: (K, m).
 
     Returns:
-        One fraction per probe, (K,); nan for a zero matrix, for which the fraction is not defined.
+        The fraction and its standard error over probes by the jackknife, which is nan for one probe; both are nan for a
+        zero matrix, for which the fraction is not defined.
     """
     size = np.nansum(weights * np.abs(nodes), axis=1)
-    below = np.nansum(weights * np.maximum(-nodes, 0.0), axis=1)
-    share: np.ndarray = np.divide(below, size, out=np.full(len(size), np.nan), where=size > 0)
-    return share
+    return inference.ratio(np.nansum(weights * np.maximum(-nodes, 0.0), axis=1), size)
 
 
 def mean_and_stderr(samples: np.ndarray) -> tuple[float, float]:

@@ -94,7 +94,7 @@ class Spectrum(Predicted):
     )
     negative_curvature: Floats | None = array(
         "part",
-        doc="sum of |eigenvalue| over the negative ones, as a fraction of the sum over all, mean over probes",
+        doc="sum of |eigenvalue| over the negative ones, as a fraction of the sum over all, of the means over probes",
         optional=True,
     )
     negative_curvature_stderr: Floats | None = array(

@@ -119,9 +119,33 @@ def test_negative_mass_and_curvature_by_hand():
     weights = np.array([[0.1, 0.2, 0.3, 0.4], [0.5, 0.25, 0.25, np.nan]])
     assert np.allclose(quadrature.negative_mass(nodes, weights, tol=0.01), [0.1, 0])
     assert np.allclose(quadrature.negative_mass(nodes, weights, tol=0), [0.3, 0])
-    found = quadrature.negative_curvature(nodes, weights)
-    assert found[0] == pytest.approx(0.402 / 4.702)
-    assert np.isnan(found[1])  # of a zero matrix the share is not defined
+
+
+def test_negative_curvature_is_the_ratio_of_means_over_probes():
+    """Not the mean of ratios: with outliers that is too large by a fifth, whatever the number of probes."""
+    rng = np.random.default_rng(0)
+    bulk, outliers = rng.normal(0.01, 0.02, 1980), np.geomspace(1, 60, 18)
+    values = np.concatenate([bulk, outliers, [-2, -4]])
+    truth = -values[values < 0].sum() / np.abs(values).sum()
+    for n, repetitions in ((400, 20), (10, 100)):
+        z = []
+        for _ in range(repetitions):
+            weights = rng.standard_normal((n, 2000)) ** 2
+            weights /= weights.sum(1, keepdims=True)
+            share, error = quadrature.negative_curvature(np.tile(values, (n, 1)), weights)
+            z.append((share - truth) / error)
+            assert quadrature.negative_curvature(np.tile(values, (n, 1)) * 1e-9, weights)[0] == pytest.approx(share)
+        assert abs(np.mean(z)) < 0.5 + 3 / np.sqrt(repetitions)
+        assert np.std(z) < 1.5
+
+
+def test_negative_curvature_of_one_probe_has_no_error_and_that_of_nothing_is_not_defined():
+    nodes, weights = np.array([[-2.0, -0.01, 5.0, np.nan]]), np.array([[0.2, 0.2, 0.6, np.nan]])
+    share, error = quadrature.negative_curvature(nodes, weights)
+    assert share == pytest.approx(0.402 / 3.402)
+    assert np.isnan(error)
+    assert np.isnan(quadrature.negative_curvature(0 * nodes, weights)).all()
+    assert quadrature.negative_curvature(np.array([[1.0], [2.0]]), np.ones((2, 1))) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize(
