@@ -152,6 +152,27 @@ def test_a_number_of_g_on_the_other_side_of_an_end_is_drawn_however_near(monkeyp
         assert diamonds(plots.summary(found).axes[0]) == pytest.approx([own] * there)
 
 
+@pytest.mark.parametrize(("points", "scale"), [((1.0, 10.0), "log"), ((8.0, 10.0), "linear")])
+def test_the_axis_shows_points_and_bars_and_a_band_that_reaches_zero_goes_to_its_lower_edge(
+    monkeypatch, points, scale
+):
+    band = {"lambda_max": np.array([[np.nan] * 3, [0.0, 0.0, 20.0]])}
+    monkeypatch.setattr(matched, "as_many_of_both", lambda spectrum: band)
+    errors = np.array([points[0], 1.0])
+    found = dataclasses.replace(sampled_parts(), lambda_max=np.array(points), lambda_max_residual=errors)
+    ax = plots.summary(found).axes[0]
+    low, high = ax.get_ylim()
+    ((ends,),) = (shade.get_segments() for shade in bars(ax))
+    assert ax.get_yscale() == scale
+    if scale == "log":
+        assert 0.01 < low < 1
+        assert ends[:, 1].min() == pytest.approx(low)
+    else:
+        assert low < 0
+        assert ends[:, 1].min() == 0
+    assert 20 < high < 50
+
+
 def test_as_many_samples_of_both_are_sharper_than_all_of_them():
     spectrum = sampled_parts()
     found = matched.as_many_of_both(spectrum, repetitions=300)

@@ -139,30 +139,29 @@ def _band(
     logarithmic = ax.get_yscale() == "log"
     colours = theme.palette()
     place = dict(zip(order, places(spectrum, order)[0], strict=True))
-    x = [place[p] for p in there]
-    low, middle, high = (np.maximum(found, np.finfo(float).tiny) if logarithmic else found)[there].T
-    limits = ax.get_ylim()
-    if len(there) == 1:  # a band needs two places
-        ax.vlines(x, low, high, color=theme.muted(), alpha=0.35, linewidth=8, zorder=0)
-        ax.plot(x, middle, "_", color=theme.muted(), markersize=8, zorder=0)
-    else:
-        ax.fill_between(x, low, high, color=theme.muted(), alpha=0.35, linewidth=0, zorder=0)
-        ax.plot(x, middle, color=theme.muted(), linewidth=0.8, zorder=0)
     drawable = [p for p in there if not logarithmic or min(own[p], points[p]) > 0]
     on_axis = np.log if logarithmic else np.asarray
-    height = np.ptp(on_axis([*limits, *middle, *high]))
+    ends = np.concatenate([ax.get_ylim(), found[there].ravel()])
+    height = np.ptp(on_axis(theme.limits(ax.yaxis, points[list(order)], ends)))
     sides = np.stack([own, points])[..., None] > found[:, [0, 2]]
     hollow = [
         p
         for p in drawable
         if abs(on_axis(own[p]) - on_axis(points[p])) > _NEAR * height or (sides[0, p] != sides[1, p]).any()
     ]
+    limits = theme.limits(ax.yaxis, np.concatenate([points[list(order)], own[hollow]]), ends)
+    x = [place[p] for p in there]
+    low, middle, high = np.maximum(found[there], limits[0]).T  # what reaches 0 goes to the edge of a logarithmic axis
+    if len(there) == 1:  # a band needs two places
+        ax.vlines(x, low, high, color=theme.muted(), alpha=0.35, linewidth=8, zorder=0)
+        ax.plot(x, middle, "_", color=theme.muted(), markersize=8, zorder=0)
+    else:
+        ax.fill_between(x, low, high, color=theme.muted(), alpha=0.35, linewidth=0, zorder=0)
+        ax.plot(x, middle, color=theme.muted(), linewidth=0.8, zorder=0)
     for p in hollow:
         colour = colours[order.index(p) % len(colours)] if len(order) <= MOST_NAMES else colours[0]
         ax.plot(place[p], own[p], _OF_BAND, markersize=5, color=colour, markerfacecolor=ground(), zorder=3)
-    least, most = min([*middle, *own[hollow]]), max([*high, *own[hollow], limits[1]])
-    below = 0.7 * least if logarithmic else least - 0.04 * (most - least)  # a marker at the edge would be cut
-    ax.set_ylim(min(limits[0], below), most)
+    ax.set_ylim(limits)
     return bool(hollow)
 
 
@@ -186,5 +185,7 @@ def _points(
             capsize=2,
             label=written.shorten(spectrum.parts[p], 28) + (" (draw)" if spectrum.drawn[p] else ""),
         )
-    theme.log_scale(ax.yaxis, values[list(order)])
+    shown, size = values[list(order)], np.nan_to_num(errors[list(order)])
+    theme.log_scale(ax.yaxis, shown)
+    ax.set_ylim(theme.limits(ax.yaxis, shown, np.concatenate([shown - size, shown + size])))
     name_places(ax, spectrum, order)

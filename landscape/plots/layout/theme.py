@@ -35,6 +35,9 @@ _METADATA: dict[str, dict[str, Any]] = {
 STYLES = {"paper": 1.0, "talk": 1.25, "web": 1.1}
 """What a figure is for, and how large its letters and lines are beside those of a paper's."""
 
+_FAR = 30.0  # below the least value, a logarithmic axis shows so much of bars and bands
+_LEAST_ROOM = 1.1  # the factor of a logarithmic axis beyond its values
+
 LEAST_CONTRAST = 4.0
 """Of the ten colours against a dark ground; 3 is what guidelines ask for."""
 
@@ -279,6 +282,32 @@ def log_scale(axis: Axis, values: np.ndarray) -> None:
     axis.set_major_locator(LogLocator(subs=(1, 2, 5) if values.max() < 50 * values.min() else (1,), numticks=5))
     axis.set_minor_formatter(NullFormatter())
     axis.set_major_formatter(FuncFormatter(lambda x, _: decade(x)))
+
+
+def limits(axis: Axis, values: np.ndarray, ends: np.ndarray) -> tuple[float, float]:
+    """Return limits of an axis that contain values and the ends of their bars and bands, with room for markers.
+
+    On a logarithmic axis an end that is 0, or far below all values, is beyond the lower limit: what reaches so far goes
+    to the edge.
+
+    Args:
+        axis: with its scale.
+        values: what is drawn as points, positive on a logarithmic axis.
+        ends: of bars and bands.
+
+    Returns:
+        The lower and the upper limit.
+    """
+    values, ends = values[np.isfinite(values)], ends[np.isfinite(ends)]
+    every = np.concatenate([values, ends]) if values.size else np.append(ends, 1.0)
+    if axis.get_scale() != "log":
+        low, high = float(every.min()), float(every.max())
+        room = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
+        return low - room, high + room
+    positive = every[every > 0]
+    low = max(float(positive.min()), float(values.min()) / _FAR)
+    room = (float(positive.max()) / low) ** 0.05
+    return low / max(room, _LEAST_ROOM), float(positive.max()) * max(room, _LEAST_ROOM)
 
 
 def symlog_scale(ax: Axes, low: float, high: float, linear: float) -> None:
