@@ -126,6 +126,15 @@ def test_every_kind_is_as_wide_as_its_columns_and_can_be_read(name, kind, column
     check(of_kind(name, kind, columns), columns)
 
 
+def with_errors():
+    """Gradients with errors over samples, which their figures have a longer title for."""
+    found = results()["gradients"]
+    names = [field.name for field in dataclasses.fields(found) if field.name.endswith("_sampling_stderr")]
+    values = {name: getattr(found, name.removesuffix("_sampling_stderr")) for name in names}
+    known = {name: 0.1 * np.abs(value) for name, value in values.items() if value is not None}
+    return dataclasses.replace(found, **known)
+
+
 SPECTRA = {name: classes(2, steps=8, probes=1) for name in ("CE", "CE + SAM", "CE + GSA + GKP")}
 NAMES = tuple(f"{name} {k}" for k in range(10) for name in LONG)
 MANY = {"parts": LONG * 10, "train_counts": np.linspace(5000, 5, 100).astype(int)}
@@ -143,6 +152,7 @@ OTHERS = {
     ),
     "qualities side by side": lambda: plots.compare_quality(dict.fromkeys("ab", results()["features"])),
     "sweep": lambda: plots.sweep({"groups G": {g: [history()] for g in range(1, 11)}, "Z": {1e-4: [history()]}}),
+    "norms with errors": lambda: plots.gradient_norms(with_errors()),
     "runs side by side": lambda: plots.gradient_cosines(dict.fromkeys("abc", results()["gradients"])),
 }
 
@@ -177,6 +187,13 @@ def test_figures_are_as_high_as_their_panels_need():
         box = fig.axes[0].get_window_extent()
         assert 0.95 <= box.height / fig.dpi <= 1.3
         assert fig.get_figheight() < highest
+
+
+def test_panels_keep_their_size_beside_long_titles_and_legends():
+    fig = other("norms with errors")
+    assert all(ax.get_window_extent().height > 0.95 * fig.dpi for ax in fig.axes)
+    legends = [ax.get_legend().get_window_extent() for ax in fig.axes]
+    assert all(legend.y1 < ax.get_window_extent().y0 for legend, ax in zip(legends, fig.axes, strict=True))
 
 
 def test_methods_become_rows_where_they_have_no_room_side_by_side(unfitted):

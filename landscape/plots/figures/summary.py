@@ -154,7 +154,7 @@ def _band(
     low, middle, high = np.maximum(found[there], limits[0]).T  # what reaches 0 goes to the edge of a logarithmic axis
     if len(there) == 1:  # a band needs two places
         ax.vlines(x, low, high, color=theme.muted(), alpha=0.35, linewidth=8, zorder=0)
-        ax.plot(x, middle, "_", color=theme.muted(), markersize=8, zorder=0)
+        ax.plot(x, middle, "_", color=theme.muted(), markersize=8, zorder=0, clip_on=False)
     else:
         ax.fill_between(x, low, high, color=theme.muted(), alpha=0.35, linewidth=0, zorder=0)
         ax.plot(x, middle, color=theme.muted(), linewidth=0.8, zorder=0)

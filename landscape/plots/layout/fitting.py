@@ -5,6 +5,7 @@ are measured on the drawn figure, so that a kind of figure needs no rules of its
 """
 
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
@@ -147,12 +148,22 @@ def _lay_out(fig: Figure, room: paper.Room) -> None:
         for ax in fig.axes:
             ax.apply_aspect()
         return
-    engine.execute(fig)
+    if not _has_room(fig, engine):
+        fig.set_figheight(paper.HIGHEST)
+        engine.execute(fig)
     width, height = fig.get_size_inches()
     box = max((ax.get_position(original=True) for ax in fig.axes), key=lambda b: b.width * b.height)
     wanted = float(np.clip(room.ratio * box.width * width, room.least, room.most))
     beside = max((legend.get_window_extent().height / fig.dpi + 0.1 for legend in fig.legends), default=0.0)
     fig.set_figheight(min(paper.HIGHEST, max(beside, height + room.rows * (wanted - box.height * height))))
+
+
+def _has_room(fig: Figure, engine: ConstrainedLayoutEngine) -> bool:
+    """Update the layout; say whether what is around the panels leaves room for these, without which nothing changes."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        engine.execute(fig)
+    return not said
 
 
 def _fold_labels(ax: Axes, others: Sequence[Axes], unfolded: dict[Text, str]) -> None:
