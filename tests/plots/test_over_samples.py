@@ -153,9 +153,7 @@ def test_a_number_of_g_on_the_other_side_of_an_end_is_drawn_however_near(monkeyp
 
 
 @pytest.mark.parametrize(("points", "scale"), [((1.0, 10.0), "log"), ((8.0, 10.0), "linear")])
-def test_the_axis_shows_points_and_bars_and_a_band_that_reaches_zero_goes_to_its_lower_edge(
-    monkeypatch, points, scale
-):
+def test_the_axis_shows_points_and_bars_and_a_band_that_reaches_zero_goes_to_its_lower_edge(monkeypatch, points, scale):
     band = {"lambda_max": np.array([[np.nan] * 3, [0.0, 0.0, 20.0]])}
     monkeypatch.setattr(matched, "as_many_of_both", lambda spectrum: band)
     errors = np.array([points[0], 1.0])

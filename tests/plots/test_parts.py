@@ -4,11 +4,14 @@ import dataclasses
 
 import numpy as np
 import pytest
-from made import THREE, gradients, history
+from made import THREE, features, gradients, history
+from matplotlib.colors import to_hex, to_rgba
 from matplotlib.text import Text
 from results_of_all_kinds import PARTS, distances, sensitivity, sharpness, spectrum
 
 from landscape import plots
+from landscape.plots.layout import parts, theme
+from landscape.results.series import joined, of_one
 
 DISTANCES = dataclasses.replace(distances(), barrier=np.ones((2, 3, 3, 3)))
 GRADIENTS = gradients(THREE, [5, 20, 10], epochs=(0, 5))
@@ -37,6 +40,46 @@ def test_parts_without_known_counts_stand_side_by_side(n):
             assert ax.get_xlabel() == "parts"
             drawn = [*(line.get_xdata() for line in ax.lines), *(c.get_offsets()[:, 0] for c in ax.collections)]
             assert {round(float(x)) for xs in drawn for x in np.asarray(xs)} >= set(range(n))
+
+
+CLASSES = tuple(f"class {c}" for c in range(3))
+ORDER = np.array([5, 50, 500])
+
+
+def same_classes():
+    """Figures of results that have the same classes."""
+    fields = {"parts": CLASSES, "train_counts": ORDER}
+    one = dataclasses.replace(spectrum(), **fields)
+    return {
+        "summary": plots.summary(one),
+        "series": plots.along(joined([of_one(one, f"net-{k}", epoch=k) for k in range(2)])),
+        "sharpness": plots.rises(dataclasses.replace(sharpness(CLASSES), **fields)),
+        "quality": plots.class_quality(features(3, parts=CLASSES, train_counts=ORDER)),
+        "quality over epochs": plots.class_quality(features(3, 3, parts=CLASSES, train_counts=np.full(3, 5))),
+        "cosines": plots.gradient_epochs(gradients(THREE, ORDER, epochs=(0, 5), parts=CLASSES)),
+        "history": plots.training(history(3, parts=CLASSES, train_counts=ORDER)),
+    }
+
+
+def test_a_part_has_one_colour_in_all_figures():
+    hues = dict(zip(CLASSES, theme.palette(), strict=False))
+    for name, fig in same_classes().items():
+        found = {}
+        for legend in (*fig.legends, *(ax.get_legend() for ax in fig.axes if ax.get_legend())):
+            for text, handle in zip(legend.get_texts(), legend.legend_handles, strict=True):
+                line = handle.get_children()[0] if hasattr(handle, "has_yerr") else handle
+                colour = line.get_color() if hasattr(line, "get_color") else line.get_edgecolor()
+                found[text.get_text().split(" (")[0]] = to_hex(np.ravel(to_rgba(colour)))
+        assert {part: found.get(part) for part in CLASSES} == hues, name
+
+
+def test_a_few_of_many_parts_have_hues_and_added_groups_the_colour_of_letters():
+    many = spectrum(15)
+    assert parts.colours(many, [12, 3]) == parts.colours(many, [3, 12])[::-1]
+    assert set(parts.colours(many, [12, 3])) == set(theme.palette()[:2])
+    assert len(set(parts.colours(many, range(15)))) == 15
+    grouped = dataclasses.replace(spectrum(3), provenance={"options": {"with_parts": ["class 1"]}})
+    assert parts.colours(grouped, [0, 1, 2]) == [theme.palette()[0], theme.ink(), theme.palette()[1]]
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from scipy.spatial.distance import squareform
 from landscape.errors import InputError, arg, position
 from landscape.plots.layout import grids, theme
 from landscape.plots.layout.drawable import figure
-from landscape.plots.layout.parts import by_count, named
+from landscape.plots.layout.parts import by_count, colours, named
 from landscape.results import Distances, written
 
 MOST_NUMBERS = 12
@@ -195,11 +195,11 @@ def point_map(distances: Distances, parts: Sequence[str] | None = None) -> Figur
     own = sorted((i for i in chosen if distances.points[i] in distances.parts), key=lambda i: -_count(distances, i))
     with theme.theme():
         fig, (ax,), _ = grids.grid(1, 1, 6.6, 4.8, ratio=1.0)
-        few = len(own) <= len(theme.palette())
-        colours = dict(zip(own, theme.palette() if few else theme.shades(len(own)), strict=False))
+        positions = [distances.parts.index(distances.points[i]) for i in own]
+        shades = dict(zip(own, colours(distances, positions), strict=True))
         near = 0.02 * np.ptp(places, axis=0).max()
         for k, (i, place) in enumerate(zip(chosen, places, strict=True)):
-            sign, colour = ("o", colours[i]) if i in colours else ("D", theme.muted())
+            sign, colour = ("o", shades[i]) if i in shades else ("D", theme.muted())
             below = int((np.linalg.norm(places[:k] - place, axis=1) <= near).sum())  # rings around those drawn already
             face = "none" if below else colour
             size = 6 + 3.5 * below

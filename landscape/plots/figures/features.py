@@ -16,7 +16,7 @@ from landscape.errors import InputError, arg, check_choice, said
 from landscape.plots.layout import grids, theme
 from landscape.plots.layout.drawable import figure
 from landscape.plots.layout.panels import ink
-from landscape.plots.layout.parts import by_name, named, places
+from landscape.plots.layout.parts import by_name, colours, colours_by_name, named, places
 from landscape.results import Features, written
 from landscape.results.features import QUALITY
 
@@ -62,11 +62,11 @@ def class_quality(features: Features, parts: Sequence[str] | None = None) -> Fig
     chosen = by_name(features, parts, "class")
     with theme.theme():
         fig, panels, _ = grids.grid(4, 4, 12.6, 3.2)
-        colours = _colours([features], parts)
+        shades = _colours([features], parts)
         for ax, (name, label) in zip(panels, _QUALITY, strict=True):
             values, errors = getattr(features, name), _errors(features, name)
             if len(features.points) > 1:
-                _curves(ax, features, values, chosen, colours, errors)
+                _curves(ax, features, values, chosen, shades, errors)
             else:
                 _points(ax, features, values[0], chosen, errors[0])
             known = values[:, chosen][np.isfinite(values[:, chosen])]
@@ -118,9 +118,9 @@ def compare_quality(
     with theme.theme():
         n = len(results)
         fig, axes, _ = grids.grid(n, n, max(5.5, 3.4 * n + 1.6), 3.4, sharey=True)
-        colours = _colours(results.values(), parts)
+        shades = _colours(results.values(), parts)
         for ax, (name, features) in zip(axes, results.items(), strict=True):
-            _curves(ax, features, getattr(features, field), by_name(features, parts, "class"), colours)
+            _curves(ax, features, getattr(features, field), by_name(features, parts, "class"), shades)
             ax.set_title(name, parse_math=False)
         axes[0].set_ylabel("feature quality\n" + dict(_QUALITY)[field].format(beta=next(iter(betas))))
         labelled = {h.get_label(): h for ax in axes for h in ax.get_legend_handles_labels()[0]}
@@ -263,11 +263,7 @@ def _ends(features: Features, chosen: Sequence[int]) -> Sequence[int]:
 
 def _colours(results: Iterable[Features], parts: Sequence[str] | None) -> dict[str, str]:
     """Return the colour of each class that is drawn in colour, by its name, so that all runs have the same ones."""
-    names = dict.fromkeys(f.parts[c] for f in results for c in _ends(f, by_name(f, parts, "class")))
-    palette = theme.palette()
-    if len(names) == 2:
-        palette = [palette[0], palette[3]]
-    return dict(zip(names, palette if len(names) <= len(palette) else theme.shades(len(names)), strict=False))
+    return colours_by_name((f, _ends(f, by_name(f, parts, "class"))) for f in results)
 
 
 def _curves(
@@ -275,14 +271,14 @@ def _curves(
     features: Features,
     values: np.ndarray,
     chosen: Sequence[int],
-    colours: Mapping[str, str],
+    shades: Mapping[str, str],
     errors: np.ndarray | None = None,
 ) -> None:
     """Draw a line for each class; those that are drawn in colour have the one of their name."""
     order, x, label = _course(features)
     ends = _ends(features, chosen)
     for c in ends:
-        colour = colours[features.parts[c]]
+        colour = shades[features.parts[c]]
         _line(ax, x, values[order, c], color=colour, label=named(features, c, 20))
         if errors is not None:
             _shade(ax, x, values[order, c], errors[order, c], colour)
@@ -295,14 +291,14 @@ def _curves(
 
 
 def _points(ax: Axes, features: Features, values: np.ndarray, chosen: Sequence[int], errors: np.ndarray) -> None:
-    colours = theme.palette()
+    hues = theme.palette()
     x, alike = places(features, chosen)  # of a balanced data set: side by side
     if len(chosen) > MOST_NAMES:
         own = list(chosen)
-        ax.errorbar(x, values[own], yerr=errors[own], fmt="o", markersize=3, color=colours[0], elinewidth=0.6)
+        ax.errorbar(x, values[own], yerr=errors[own], fmt="o", markersize=3, color=hues[0], elinewidth=0.6)
     else:
-        for i, c in enumerate(chosen):
-            colour, marker = colours[i % len(colours)], _MARKERS[i // len(colours)]
+        for i, (c, colour) in enumerate(zip(chosen, colours(features, chosen), strict=True)):
+            marker = _MARKERS[i // len(hues)]
             ax.plot(x[i], values[c], marker, markersize=4.5, color=colour, label=named(features, c, 20))
             if errors[c] > 0:
                 ax.errorbar(x[i], values[c], yerr=errors[c], fmt="none", ecolor=colour, elinewidth=1, capsize=2)

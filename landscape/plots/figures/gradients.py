@@ -19,7 +19,7 @@ from landscape.errors import InputError, position, said
 from landscape.plots.layout import grids, paper, theme
 from landscape.plots.layout.drawable import figure
 from landscape.plots.layout.panels import ground, ink
-from landscape.plots.layout.parts import by_name, name_places, named, places
+from landscape.plots.layout.parts import by_name, colours_by_name, name_places, named, places
 from landscape.results import Gradients, written
 
 MOST_NUMBERS = 12  # parts whose cosines are written into the map
@@ -285,12 +285,7 @@ def gradient_cosines(results: Mapping[str, Gradients], parts: Sequence[str] | No
     with theme.theme():
         n = len(results)
         fig, panels, _ = grids.grid(n, n, max(5.5, 3.4 * n + 1.6), 3.8, sharey=True)
-        found = results.values()
-        stand_out = dict.fromkeys(g.parts[p] for g in found for p in _highlighted(by_name(g, parts), parts))
-        palette = theme.palette()
-        of_ends = [palette[0], palette[9], palette[1], palette[3]]
-        shades = of_ends if len(stand_out) == len(of_ends) else theme.shades(len(stand_out))
-        colours = dict(zip(stand_out, shades, strict=True))
+        colours = colours_by_name((g, _highlighted(by_name(g, parts), parts)) for g in results.values())
         for ax, (name, gradients) in zip(panels, results.items(), strict=True):
             _course(ax, gradients, parts, colours)
             ax.set_title("\n".join(filter(None, [name, _how(gradients)])), parse_math=False)

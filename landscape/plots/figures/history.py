@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from landscape.errors import InputError, arg
 from landscape.plots.layout import grids, theme
 from landscape.plots.layout.drawable import figure
-from landscape.plots.layout.parts import by_name
+from landscape.plots.layout.parts import by_name, colours
 from landscape.plots.layout.scales import spans_decades
 from landscape.results import History, written
 
@@ -38,9 +38,9 @@ def training(history: History, parts: Sequence[str] | None = None, *, errors: bo
     chosen = by_name(history, parts, "class")
     with theme.theme():
         fig, (loss, accuracy, classes), _ = grids.grid(3, 3, 11, 3.4)
-        colours = theme.palette()
+        hues = theme.palette()
         for ax, what in ((loss, "loss"), (accuracy, "accuracy")):
-            for colour, split in zip(colours, ("train", "test"), strict=False):
+            for colour, split in zip(hues, ("train", "test"), strict=False):
                 _line(ax, history.epoch, getattr(history, f"{split}_{what}"), color=colour, label=split)
             ax.set_ylabel({"loss": "mean loss", "accuracy": "accuracy"}[what])
             ax.legend(frameon=False, fontsize="small")
@@ -48,9 +48,9 @@ def training(history: History, parts: Sequence[str] | None = None, *, errors: bo
         if errors:
             every = history.test_accuracy_per_class.T, history.test_accuracy_per_class_stderr.T
             if history.test_loss_stderr is not None:  # a run of an earlier version has none
-                _band(loss, history.epoch, history.test_loss, history.test_loss_stderr, colours[1])
-            _band(accuracy, history.epoch, history.test_accuracy, history.test_accuracy_stderr, colours[1])
-            for shade, c in zip(theme.shades(len(chosen)), chosen, strict=True):
+                _band(loss, history.epoch, history.test_loss, history.test_loss_stderr, hues[1])
+            _band(accuracy, history.epoch, history.test_accuracy, history.test_accuracy_stderr, hues[1])
+            for shade, c in zip(colours(history, chosen), chosen, strict=True):
                 _band(classes, history.epoch, every[0][c], every[1][c], shade)
         classes.set_ylabel("test accuracy of the class")
         for ax in (accuracy, classes):
@@ -225,9 +225,8 @@ def _band(ax: Axes, epochs: np.ndarray, values: np.ndarray, errors: np.ndarray, 
 
 
 def _per_class(fig: Figure | None, ax: Axes, history: History, values: np.ndarray, chosen: Sequence[int]) -> None:
-    """Draw a line for each class, dark for the most frequent; name them beside the figure, or show a bar if many."""
-    shades = theme.shades(len(chosen))
-    for shade, c in zip(shades, chosen, strict=True):
+    """Draw a line for each class and name it beside the figure; of many, dark for the most frequent, show a bar."""
+    for shade, c in zip(colours(history, chosen), chosen, strict=True):
         label = f"{written.shorten(history.parts[c], 20)} ({history.train_counts[c]:,})"
         _line(ax, history.epoch, values[:, c], color=shade, label=label)
     if fig is None:

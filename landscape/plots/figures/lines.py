@@ -88,7 +88,7 @@ def surface_lines(
     surface, chosen, joining = joined(surface, parts)
     drawn = [
         _curve(surface, p, named(surface, p), colour, euclidean, errors)
-        for p, colour in zip(chosen, colours(len(chosen)), strict=True)
+        for p, colour in zip(chosen, colours(surface, chosen), strict=True)
     ]
     shared, cut = _scale(drawn, log, vmin, vmax)
     words = [_signs(surface, drawn, euclidean), *cut, f"Verdict: {surface.verdict}"]
@@ -131,7 +131,7 @@ def compare_lines(
     Raises:
         InputError: options that leave nothing to draw.
     """
-    shades = colours(len(surfaces))
+    shades = theme.hues(len(surfaces))
     drawn = [
         _curve(found, p, written.shorten(name, 28), colour, euclidean, errors)
         for (name, (found, p)), colour in zip(surfaces.items(), shades, strict=True)

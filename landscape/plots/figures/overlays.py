@@ -73,7 +73,7 @@ def surface_overlay(
         drawing.draw_holes(ax, surface, anywhere, euclidean=euclidean)
         x, y = planes.mesh(surface, euclidean=euclidean)
         handles = []
-        for i, (p, colour) in enumerate(zip(chosen, colours(len(chosen)), strict=True)):
+        for i, (p, colour) in enumerate(zip(chosen, colours(surface, chosen), strict=True)):
             style: Any = _STYLES[i % len(_STYLES)]
             heights = np.ma.masked_invalid(values[i])
             lines = ax.contour(x, y, heights, levels=shared.levels, colors=[colour], linestyles=style, linewidths=1.1)

@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from landscape.plots.layout import grids, theme
 from landscape.plots.layout.drawable import figure
 from landscape.plots.layout.panels import ground
-from landscape.plots.layout.parts import by_name, name_places, named, places
+from landscape.plots.layout.parts import by_name, colours, name_places, named, places
 from landscape.results import Sharpness
 
 MOST_NAMES = 12
@@ -42,33 +42,33 @@ def rises(sharpness: Sharpness, parts: Sequence[str] | None = None) -> Figure:
         x = places(sharpness, order)[0]
         for ax in (ball, noise, doubling):
             name_places(ax, sharpness, order)
-        colours = _colours(len(order))
+        shades = _colours(sharpness, order)
         first, worst = sharpness.first_order_rise[order], sharpness.worst_rise[order]
         for i in range(len(order)):
-            ball.plot([x[i]] * 2, [first[i], worst[i]], color=colours[i], linewidth=1)
+            ball.plot([x[i]] * 2, [first[i], worst[i]], color=shades[i], linewidth=1)
         errors = [_over_samples(sharpness, name, order) for name in ("worst_rise", "first_order_rise")]
-        _points(ball, x, worst, errors[0], colours)
-        _points(ball, x, first, errors[1], colours, hollow=True)
+        _points(ball, x, worst, errors[0], shades)
+        _points(ball, x, first, errors[1], shades, hollow=True)
         theme.log_scale(ball.yaxis, _known(first - errors[1], worst - errors[0]))
         kind = "adaptive " if sharpness.adaptive else ""
         ball.set_ylabel("rise (units of the loss)")
         ball.set_title(f"within {kind}rho = {sharpness.rho:g}\nfilled: largest found; hollow: one step of SAM")
         over_samples = _over_samples(sharpness, "noise_rise", order)
         both = np.hypot(np.nan_to_num(sharpness.noise_rise_stderr[order]), over_samples)
-        _errors(noise, x, sharpness.noise_rise[order], both, colours)
+        _errors(noise, x, sharpness.noise_rise[order], both, shades)
         noise.set_ylabel("rise (units of the loss)")
         over = f"mean ± s.e. over {sharpness.draws} directions" if sharpness.draws > 1 else "in one direction"
         over += (" and" if sharpness.draws > 1 else ", ± s.e. over") + " samples" if over_samples.any() else ""
         noise.set_title(f"under noise of {sharpness.sigma:g} of each filter\n{over}")
         radius, spread = sharpness.doubling_radius[order], sharpness.doubling_radius_spread[order]
-        _errors(doubling, x, np.where(np.isinf(radius), np.nan, radius), spread, colours)
+        _errors(doubling, x, np.where(np.isinf(radius), np.nan, radius), spread, shades)
         doubling.set_ylabel("noise relative to filters")
         words = ((np.isinf(radius), f"have none up to {sharpness.limit:g}"), (np.isnan(radius), "are unknown"))
         missing = [f"{int(which.sum())} {what}" for which, what in words if which.any()]
         beyond = f"\nof {len(order)}, {' and '.join(missing)}" if missing else ""
         doubling.set_title(f"noise that doubles the loss\nmedian ± half the interquartile range{beyond}")
         if len(order) <= MOST_NAMES:
-            _legend(fig, sharpness, order, colours)
+            _legend(fig, sharpness, order, shades)
         fig.suptitle(_about(sharpness), fontsize=9, parse_math=False)
     return fig
 
@@ -80,9 +80,9 @@ def _over_samples(sharpness: Sharpness, name: str, order: Sequence[int]) -> np.n
     return errors
 
 
-def _colours(n: int) -> list[str]:
-    palette = theme.palette()
-    return [palette[i % len(palette)] for i in range(n)] if n <= MOST_NAMES else [palette[0]] * n
+def _colours(sharpness: Sharpness, order: Sequence[int]) -> list[str]:
+    """Return the colours of parts that are named; those of many parts are all the same."""
+    return colours(sharpness, order) if len(order) <= MOST_NAMES else theme.palette()[:1] * len(order)
 
 
 def _marker(i: int, n: int) -> str:
@@ -94,17 +94,17 @@ def _points(
     x: np.ndarray,
     values: np.ndarray,
     errors: np.ndarray | None,
-    colours: Sequence[str],
+    shades: Sequence[str],
     *,
     hollow: bool = False,
 ) -> None:
-    for i, colour in enumerate(colours):
+    for i, colour in enumerate(shades):
         ax.errorbar(
             x[i],
             values[i],
             yerr=None if errors is None else np.nan_to_num(errors[i]),
-            fmt=_marker(i, len(colours)),
-            markersize=4.5 if len(colours) <= MOST_NAMES else 3,
+            fmt=_marker(i, len(shades)),
+            markersize=4.5 if len(shades) <= MOST_NAMES else 3,
             color=colour,
             markerfacecolor=ground() if hollow else colour,
             elinewidth=1,
@@ -112,8 +112,8 @@ def _points(
         )
 
 
-def _errors(ax: Axes, x: np.ndarray, values: np.ndarray, errors: np.ndarray, colours: Sequence[str]) -> None:
-    _points(ax, x, values, errors, colours)
+def _errors(ax: Axes, x: np.ndarray, values: np.ndarray, errors: np.ndarray, shades: Sequence[str]) -> None:
+    _points(ax, x, values, errors, shades)
     # An error that reaches zero has no end on a logarithmic axis.
     theme.log_scale(ax.yaxis, _known(values - np.nan_to_num(errors), values))
 
@@ -124,7 +124,7 @@ def _known(*values: np.ndarray) -> np.ndarray:
     return joined[np.isfinite(joined)] if np.isfinite(joined).any() else np.ones(1)
 
 
-def _legend(fig: Figure, sharpness: Sharpness, order: Sequence[int], colours: Sequence[str]) -> None:
+def _legend(fig: Figure, sharpness: Sharpness, order: Sequence[int], shades: Sequence[str]) -> None:
     handles = [
         Line2D(
             [],
@@ -135,7 +135,7 @@ def _legend(fig: Figure, sharpness: Sharpness, order: Sequence[int], colours: Se
             linestyle="",
             label=named(sharpness, p, 20),
         )
-        for i, (p, colour) in enumerate(zip(order, colours, strict=True))
+        for i, (p, colour) in enumerate(zip(order, shades, strict=True))
     ]
     grids.legend(fig, handles, "part (training samples)")
 

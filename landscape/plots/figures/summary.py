@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from landscape.plots.layout import grids, theme
 from landscape.plots.layout.drawable import figure
 from landscape.plots.layout.panels import ground
-from landscape.plots.layout.parts import by_count, name_places, places, positions
+from landscape.plots.layout.parts import by_count, colours, name_places, places, positions
 from landscape.plots.layout.symbols import matrix
 from landscape.results import Spectrum, matched, over_samples, written
 
@@ -137,7 +137,7 @@ def _band(
     """
     there = [p for p in order if np.isfinite(found[p]).all()]
     logarithmic = ax.get_yscale() == "log"
-    colours = theme.palette()
+    shades = _colours(spectrum, order)
     place = dict(zip(order, places(spectrum, order)[0], strict=True))
     drawable = [p for p in there if not logarithmic or min(own[p], points[p]) > 0]
     on_axis = np.log if logarithmic else np.asarray
@@ -159,28 +159,33 @@ def _band(
         ax.fill_between(x, low, high, color=theme.muted(), alpha=0.35, linewidth=0, zorder=0)
         ax.plot(x, middle, color=theme.muted(), linewidth=0.8, zorder=0)
     for p in hollow:
-        colour = colours[order.index(p) % len(colours)] if len(order) <= MOST_NAMES else colours[0]
-        ax.plot(place[p], own[p], _OF_BAND, markersize=5, color=colour, markerfacecolor=ground(), zorder=3)
+        ax.plot(
+            place[p], own[p], _OF_BAND, markersize=5, color=shades[order.index(p)], markerfacecolor=ground(), zorder=3
+        )
     ax.set_ylim(limits)
     return bool(hollow)
+
+
+def _colours(spectrum: Spectrum, order: Sequence[int]) -> list[str]:
+    """Return the colours of parts that are named; those of many parts are all the same."""
+    return colours(spectrum, order) if len(order) <= MOST_NAMES else theme.palette()[:1] * len(order)
 
 
 def _points(
     ax: Axes, spectrum: Spectrum, order: Sequence[int], values: np.ndarray, errors: np.ndarray, sure: np.ndarray
 ) -> None:
-    colours = theme.palette()
+    shades = _colours(spectrum, order)
     x = places(spectrum, order)[0]
     named = len(order) <= MOST_NAMES
     for i, p in enumerate(order):
-        colour = colours[i % len(colours)] if named else colours[0]
         ax.errorbar(
             x[i],
             values[p],
             yerr=np.nan_to_num(errors[p]),
-            fmt=_MARKERS[i // len(colours)] if named else _MARKERS[0],
+            fmt=_MARKERS[i // len(theme.palette())] if named else _MARKERS[0],
             markersize=4,
-            color=colour,
-            markerfacecolor=colour if sure[i] else ground(),
+            color=shades[i],
+            markerfacecolor=shades[i] if sure[i] else ground(),
             elinewidth=1,
             capsize=2,
             label=written.shorten(spectrum.parts[p], 28) + (" (draw)" if spectrum.drawn[p] else ""),

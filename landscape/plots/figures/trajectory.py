@@ -138,7 +138,7 @@ def trajectory_along(
     column = max(1.3, (panels.SEVERAL - panels.LEFT - 2.05) / len(paths) - 0.15)
     n_columns = panels.most_columns(len(paths), 2.05)  # of runs; the other runs are below
     n_rows = -(-len(paths) // n_columns)
-    shades = dict(zip(chosen, colours(len(chosen)), strict=True))
+    shades = dict(zip(chosen, colours(trajectory, chosen), strict=True))
     with theme.theme():
         fig, axes = panels.layout(
             [1.8, 1.15, 0.85] * n_rows,

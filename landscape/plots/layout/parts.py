@@ -1,5 +1,6 @@
 """Which parts a figure of a surface shows, in which order and colours, and what it says of them in words."""
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias, TypeVar
@@ -31,7 +32,6 @@ Counted: TypeAlias = Distances | Features | Gradients | Sensitivity | Sharpness 
 MOST_PARTS = 12
 """More parts than this are joined into groups, unless they are asked for."""
 _COUNTS = {"many": f"many (over {MANY} training samples each)", "few": f"few (under {FEW})"}
-MOST_HUES = 6  # of more parts the colour shows the rank
 
 
 def joined(surface: S, parts: Sequence[str] | None) -> tuple[S, list[int], str]:
@@ -59,19 +59,53 @@ def joined(surface: S, parts: Sequence[str] | None) -> tuple[S, list[int], str]:
     return surface, by_count(surface, range(len(surface.parts))), words
 
 
-def colours(n: int) -> list[Any]:
-    """Return a colour for each of n parts: hues for a few, dark (the most frequent) to light for many.
+def colours(result: Result, chosen: Sequence[int]) -> list[str]:
+    """Return the colours of parts, the same in all figures of results that have the same parts.
+
+    A part has the hue of its position among the result's parts. Of more parts than there are hues, those that are drawn
+    have the hues by their training samples if they are few, and otherwise shades in the order of the drawing. Groups
+    that were added to the parts, with which they overlap, have the colour of letters, and then hues from the last on.
 
     Args:
-        n: how many.
+        result: has the parts.
+        chosen: positions of those that are drawn.
 
     Returns:
-        As many colours.
+        A colour for each chosen part.
     """
-    if n <= MOST_HUES:
-        palette = theme.palette()
-        return [palette[i] for i in (0, 3, 2, 1, 4, 5)[:n]]
-    return list(theme.shades(n))
+    names, hues = getattr(result, "parts", ()), theme.palette()
+    groups = [p for p, name in enumerate(names) if name in added(result)]
+    own = [p for p in range(len(names)) if p not in groups]
+    drawn = [p for p in chosen if p not in groups]
+    if len(own) > len(hues):
+        own = by_count(result, sorted(set(drawn)))
+    many = len(own) > len(hues)
+    found = dict(zip(drawn, theme.shades(len(drawn)), strict=True) if many else zip(own, hues, strict=False))
+    found |= dict(zip(groups, itertools.cycle([theme.ink(), *reversed(hues)]), strict=False))
+    return [found[p] for p in chosen]
+
+
+def colours_by_name(drawn: Iterable[tuple[Result, Sequence[int]]]) -> dict[str, str]:
+    """Return the colours of the parts of several results by name, of each the one it has in the first result with it.
+
+    Args:
+        drawn: results with the positions of the parts that are drawn.
+
+    Returns:
+        Name of a part -> its colour; other colours where two names would have the same one.
+    """
+    found: dict[str, str] = {}
+    for result, chosen in drawn:
+        for p, colour in zip(chosen, colours(result, chosen), strict=True):
+            found.setdefault(getattr(result, "parts", ())[p], colour)
+    if len(set(found.values())) < len(found):
+        return dict(zip(found, theme.hues(len(found)), strict=True))
+    return found
+
+
+def added(result: Result) -> list[str]:
+    """Return the names of groups that were added to the parts of a result, such as all samples."""
+    return [str(name) for name in result.stated("options", "with_parts", of=list) or []]
 
 
 def positions(result: Result, parts: Sequence[str] | None, what: str = "part") -> list[int]:
@@ -100,7 +134,7 @@ def by_name(result: Any, parts: Sequence[str] | None, what: str = "part") -> lis
     return by_count(result, positions(result, parts, what))
 
 
-def by_count(result: Counted, chosen: Iterable[int]) -> list[int]:
+def by_count(result: Any, chosen: Iterable[int]) -> list[int]:
     """Order parts from the most training samples to the fewest, or leave them in order where the counts are unknown."""
     return sorted(chosen, key=lambda p: -np.nan_to_num(float(result.train_counts[p])))
 

@@ -174,6 +174,16 @@ def palette() -> list[str]:
     return [_lightened(shade) for shade in seaborn.color_palette("colorblind").as_hex()]
 
 
+def hues(n: int) -> list[str]:
+    """Return n colours that can be told apart: those of `palette` if they are enough, else `shades`."""
+    return palette()[:n] if n <= len(palette()) else shades(n)
+
+
+def ink() -> str:
+    """Return the colour of letters."""
+    return _DARK["axes.labelcolor"] if _is_dark() else "0.15"
+
+
 def shades(n: int) -> list[str]:
     """Return n colours for ranks, from dark to light; on a dark background the first is light enough to be seen.
 
