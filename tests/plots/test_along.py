@@ -129,6 +129,39 @@ def test_a_critical_sharpness_that_no_drawn_part_has_gets_no_panel(edge):
         ]
 
 
+def test_a_line_stops_at_values_that_are_infinite_or_unknown_and_signs_say_which_are_infinite():
+    series = along(spectrum(), n=6)
+    values = np.full((6, 3), 2.0)
+    values[2, 1] = np.inf
+    values[2:4, 2] = np.nan, np.inf
+    values[2, 0] = np.inf
+    fig = ls.plots.along(replace(series, critical_sharpness=values))
+    (ax,) = [ax for ax in fig.axes if ax.get_ylabel() == "critical sharpness"]
+    for line, own in zip(curves(ax), values.T[::-1], strict=True):
+        np.testing.assert_array_equal(np.isnan(line.get_ydata()), ~np.isfinite(own))
+    signs = {(line.get_xdata()[0], round(line.get_ydata()[0], 2)) for line in ax.lines if line.get_marker() == "^"}
+    assert signs == {(10, 0.97), (10, 0.92), (15, 0.97)}
+    assert fig.legends[0].get_texts()[-1].get_text() == "infinite"
+    assert "infinite" not in [text.get_text() for text in ls.plots.along(series).legends[0].get_texts()]
+
+
+def test_a_single_value_between_unknown_ones_has_a_point_however_many_there_are():
+    values = along(spectrum(), n=30).lambda_max.copy()
+    values[[9, 11], 0] = np.nan
+    for line in curves(ls.plots.along(replace(along(spectrum(), n=30), lambda_max=values), ["class 0"]).axes[0]):
+        assert line.get_markevery() == [10]
+
+
+def test_axes_are_named_where_they_have_numbers():
+    measured = {"critical_sharpness": np.full(3, 2.0), "alignment": np.full(3, 0.5)}
+    fig = ls.plots.along(along(spectrum(), **measured))
+    panels = fig.axes[:4]
+    numbered = [any(label.get_visible() for label in ax.get_xticklabels()) for ax in panels]
+    assert [bool(ax.get_xlabel()) for ax in panels] == numbered
+    assert any(numbered)
+    assert not all(numbered)
+
+
 def test_groups_that_overlap_are_thick_and_many_parts_have_a_bar():
     series = along(spectrum(15))
     fig = ls.plots.along(replace(series, provenance={"options": {"with_parts": ["class 3"]}}))

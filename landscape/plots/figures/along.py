@@ -1,7 +1,7 @@
 """Numbers of parts along training: curves over the checkpoints of a series, with the edge of stability.
 
-Groups that overlap with the parts, such as all samples beside the classes, are thick lines; the colours of parts range
-from dark for the most frequent to light for the rarest. A band is one standard error to each side.
+Groups that overlap with the parts, such as all samples beside the classes, are thick lines; the colours of many parts
+range from dark for the most frequent to light for the rarest. A band is one standard error to each side.
 """
 
 import textwrap
@@ -21,7 +21,7 @@ from landscape.errors import InputError, arg, said
 from landscape.plots.layout import grids, theme
 from landscape.plots.layout.drawable import figure
 from landscape.plots.layout.panels import ink
-from landscape.plots.layout.parts import positions
+from landscape.plots.layout.parts import added, colours, positions
 from landscape.results import Series, Spectrum, Surface, written
 from landscape.results.series import edge, edge_rule
 
@@ -30,6 +30,8 @@ MOST_NAMES = 12
 _ROOM = 3.0  # how far beyond the curves the axis includes bands
 _LINE = 70  # letters of the title
 _FAR = 30.0  # and how far it includes an edge
+_INFINITE = "^"  # the sign of a value beyond any axis
+_HIGHEST, _STEP, _MOST = 0.97, 0.05, 8  # where such signs stand, as fractions of the axes' height, and how many
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,8 @@ def along(
             _curves(ax, series, panel, chosen, styles, edges if panel.edges else None)
             ax.set_ylabel(panel.label)
         for ax in axes:
-            ax.set_xlabel(unit)
+            if ax.xaxis.get_tick_params()["labelbottom"]:
+                ax.set_xlabel(unit)
             ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         _explain(fig, series, chosen, styles, rule if edges is not None and any(p.edges for p in panels) else None)
         fig.suptitle(_about(series, panels), fontsize=9, parse_math=False)
@@ -133,13 +136,8 @@ def along(
 def _chosen(series: Series, parts: Sequence[str] | None) -> list[int]:
     """Return parts by their positions: groups that were added first, then by their training samples."""
     found = positions(series, parts)
-    groups = _groups(series)
+    groups = added(series)
     return sorted(found, key=lambda p: (series.parts[p] not in groups, -np.nan_to_num(series.train_counts[p])))
-
-
-def _groups(series: Series) -> list[str]:
-    """Return the groups that were added to the parts, with which they overlap."""
-    return [str(name) for name in series.stated("options", "with_parts", of=list) or []]
 
 
 def _known(series: Series, field: str, chosen: Sequence[int]) -> bool:
@@ -172,16 +170,12 @@ _Styles = Mapping[int, Mapping[str, Any]]
 
 
 def _styles(series: Series, chosen: Sequence[int]) -> _Styles:
-    """Return how the curve of each part looks: groups thick, parts thin and shaded by rank."""
-    groups = [p for p in chosen if series.parts[p] in _groups(series)]
-    others = [p for p in chosen if p not in groups]
-    palette = [ink(), *theme.palette()[:6]]
-    found: dict[int, Mapping[str, Any]] = {
-        p: {"color": palette[k % len(palette)], "linewidth": 2.0, "zorder": 3} for k, p in enumerate(groups)
+    """Return how the curve of each part looks: groups thick, parts thin."""
+    groups = added(series)
+    return {
+        p: {"color": colour, **({"linewidth": 2.0, "zorder": 3} if series.parts[p] in groups else {"linewidth": 1.1})}
+        for p, colour in zip(chosen, colours(series, chosen), strict=True)
     }
-    for shade, p in zip(theme.shades(len(others)), others, strict=True):
-        found[p] = {"color": shade, "linewidth": 1.1}
-    return found
 
 
 def _curves(
@@ -196,25 +190,34 @@ def _curves(
         squares += 0.0 if own is None else np.nan_to_num(np.asarray(own, dtype=float), posinf=0.0) ** 2
     error = np.sqrt(squares)
     for p in reversed(chosen):
-        known = np.isfinite(values[:, p])
-        x, y, e = place[known], values[known, p], error[known, p]
-        marker = "o" if len(x) < 20 else ""
-        ax.plot(x, y, marker=marker, markersize=2.8, **styles[p])
-        if e.any():
-            ax.fill_between(x, y - e, y + e, color=styles[p]["color"], alpha=0.2, linewidth=0)
+        y, e = np.where(np.isfinite(values[:, p]), values[:, p], np.nan), error[:, p]
+        shown = np.isfinite(y) if np.isfinite(y).sum() < 20 else _alone(y)
+        ax.plot(place, y, marker="o", markevery=np.flatnonzero(shown).tolist(), markersize=2.8, **styles[p])
+        if e[np.isfinite(y)].any():
+            ax.fill_between(place, y - e, y + e, color=styles[p]["color"], alpha=0.2, linewidth=0)
     drawn, ends = values[:, chosen], np.stack([values - error, values + error])[:, :, chosen]
     batches = getattr(series, "batch_sharpness", None) if panel.of_batches else None
     if batches is not None and np.isfinite(batches).any():
         spread = np.nan_to_num(series.batch_sharpness_stderr)
-        ax.errorbar(place, batches, yerr=spread, color=ink(), linestyle=":", linewidth=1.2, capsize=2, marker="x", ms=3)
+        finite = np.where(np.isfinite(batches), batches, np.nan)
+        ax.errorbar(place, finite, yerr=spread, color=ink(), linestyle=":", linewidth=1.2, capsize=2, marker="x", ms=3)
         drawn = np.concatenate([drawn, batches[:, None]], axis=1)
-    if np.isinf(drawn).any():
-        ax.set_title("not drawn: infinite", fontsize=8)
+    shades = [styles[p]["color"] for p in chosen] + [ink()]  # the last is that of batches
+    for k, j in np.argwhere(np.isinf(drawn)):
+        above = int(np.isinf(drawn[k, :j]).sum())  # signs of one checkpoint stand one below the other
+        at = place[k], _HIGHEST - _STEP * (above % _MOST)
+        ax.plot(*at, _INFINITE, color=shades[j], markersize=4, transform=ax.get_xaxis_transform(), zorder=5)
     drawn, ends = drawn[np.isfinite(drawn)], ends[np.isfinite(ends)]
     if edges is not None:
         drawn = _draw_edge(ax, place, edges, drawn)
     theme.log_scale(ax.yaxis, drawn)
     _set_limits(ax, drawn, np.concatenate([ends, drawn]))
+
+
+def _alone(values: np.ndarray) -> np.ndarray:
+    """Say which values have no known one beside them, so that no line reaches them."""
+    unknown = np.concatenate([[True], np.isnan(values), [True]])
+    return np.asarray(~unknown[1:-1] & unknown[:-2] & unknown[2:])
 
 
 def _set_limits(ax: Axes, values: np.ndarray, ends: np.ndarray) -> None:
@@ -232,7 +235,7 @@ def _set_limits(ax: Axes, values: np.ndarray, ends: np.ndarray) -> None:
 def _draw_edge(ax: Axes, place: np.ndarray, edges: np.ndarray, drawn: np.ndarray) -> np.ndarray:
     """Draw the edge; return the values that the panel must show: the curves, and the part of the edge near them."""
     known = np.isfinite(edges)
-    ax.plot(place[known], edges[known], **_EDGE, color=_edge_colour(), drawstyle=_drawstyle(edges[known]))
+    ax.plot(place, np.where(known, edges, np.nan), **_EDGE, color=ink(), drawstyle=_drawstyle(edges[known]))
     low, high = drawn.min(), drawn.max()
     near = edges[known & (edges <= _FAR * high) & (edges >= low / _FAR)]
     if not len(near):
@@ -253,21 +256,21 @@ def _drawstyle(edges: np.ndarray) -> Literal["default", "steps-mid"]:
 _EDGE: dict[str, Any] = {"linestyle": "--", "linewidth": 1.4, "zorder": 4}
 
 
-def _edge_colour() -> str:
-    return theme.palette()[3]
-
-
 def _explain(fig: Figure, series: Series, chosen: Sequence[int], styles: _Styles, rule: str | None) -> None:
     """Write the legend: groups, parts or a bar of their order, the edge and the sharpness of batches."""
-    groups = [p for p in chosen if series.parts[p] in _groups(series)]
+    groups = [p for p in chosen if series.parts[p] in added(series)]
     parts = [p for p in chosen if p not in groups]
     named = [*groups, *(parts if len(parts) <= MOST_NAMES else [])]
     handles = [Line2D([], [], **styles[p], label=_named(series, p)) for p in named]
     if rule:
-        handles.append(Line2D([], [], **_EDGE, color=_edge_colour(), label=f"edge: {rule}"))
+        handles.append(Line2D([], [], **_EDGE, color=ink(), label=f"edge: {rule}"))
     batches = getattr(series, "batch_sharpness", None)
     if batches is not None and np.isfinite(batches).any():
         handles.append(Line2D([], [], color=ink(), linestyle=":", marker="x", markersize=3, label="batch sharpness"))
+    if any(line.get_marker() == _INFINITE for ax in fig.axes for line in ax.lines):
+        handles.append(
+            Line2D([], [], color=theme.muted(), linestyle="", marker=_INFINITE, markersize=4, label="infinite")
+        )
     if handles:
         grids.legend(fig, handles, "part (training samples)")
     if len(parts) > MOST_NAMES:
