@@ -18,7 +18,7 @@ from synthetic import classes
 
 from landscape import cli, plots
 from landscape.errors import InputError
-from landscape.plots.layout import fitting, grids, paper, theme
+from landscape.plots.layout import fitting, grids, panels, paper, theme
 from landscape.results import store
 
 WIDTHS = {1: 3.25, 2: 6.875}
@@ -194,6 +194,46 @@ def test_panels_keep_their_size_beside_long_titles_and_legends():
     assert all(ax.get_window_extent().height > 0.95 * fig.dpi for ax in fig.axes)
     legends = [ax.get_legend().get_window_extent() for ax in fig.axes]
     assert all(legend.y1 < ax.get_window_extent().y0 for legend, ax in zip(legends, fig.axes, strict=True))
+
+
+def test_numbers_stand_only_in_cells_that_hold_them():
+    for size, there in ((0.2, False), (0.6, True)):
+        fig = theme.figure(3 * size, 3 * size)
+        ax = fig.add_axes((0, 0, 1, 1))
+        ax.pcolormesh([-0.5, 0.5, 1.5, 2.5], [-0.5, 0.5], np.ones((1, 3)))
+        ax.text(1, 0, "0.38\n±0.07", ha="center", va="center", fontsize=6.5)
+        fig.draw_without_rendering()
+        fitting._drop_numbers(ax)
+        assert bool(ax.texts) == there
+
+
+def test_words_in_a_corner_stay_within_their_panel():
+    fig = laid_out(lambda: plots.densities(classes(4, steps=8, probes=3)), 1)
+    for ax in fig.axes:
+        ax.texts[0].set_text("Tr($H$) = 163 ± 27 (estimate of a trace)")
+    with plots.styled(columns=1), theme.theme():
+        fitting.fit(fig, paper.Room(rows=2))
+    for ax in fig.axes:
+        assert ax.texts[0].get_window_extent().x0 >= ax.get_window_extent().x0
+
+
+def test_titles_where_there_is_no_room_for_further_lines_are_shortened():
+    with plots.styled(columns=1), theme.theme():
+        _, axes = panels.small_multiples(9, heading="", caption=())
+        for ax in axes:
+            ax.set_title("domestic short-haired cat\nn = 16")
+    assert {ax.get_title().count("\n") for ax in axes} == {1}
+    assert all("…" in ax.get_title() and ax.get_title().endswith("\nn = 16") for ax in axes)
+
+
+def test_names_of_axes_stay_below_the_title_of_the_figure():
+    with plots.styled(columns=1), theme.theme():
+        fig, axes, _ = grids.grid(2, 2, 8, 3)
+        axes[1].set_ylabel("Tr(H) ± samples, estimate (units of the loss) and more of it")
+        fig.suptitle("a title of the whole figure that stands in two lines above all of its panels")
+    fig.draw_without_rendering()
+    title = next(text for text in fig.texts if text.get_text().startswith("a title"))
+    assert axes[1].yaxis.label.get_window_extent().y1 <= title.get_window_extent().y0 + 1
 
 
 def test_methods_become_rows_where_they_have_no_room_side_by_side(unfitted):

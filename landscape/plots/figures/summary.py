@@ -69,22 +69,22 @@ def summary(spectrum: Spectrum, parts: Sequence[str] | None = None) -> Figure:
             own = r"Tr($G$)" if over_samples.of_gauss_newton(spectrum) else "trace"
             uncertainty.set_ylabel("uncertainty, mean tr M ± samples")
             ratio.set_ylabel(f"{own} / uncertainty ± samples")
-            handles = _bands({ax: points[ax] for ax in (top, trace, ratio)}, spectrum, order)
+            handles = _bands(fig, {ax: points[ax] for ax in (top, trace, ratio)}, spectrum, order)
         top.set_ylabel(rf"$\lambda_{{\max}}$ ± {error[0]} (units of the loss)")
         trace.set_ylabel(rf"Tr(${matrix(spectrum)}$) ± {error[1]}(units of the loss)")
         if not sure.all():
-            words = filter(None, (top.get_title(), "hollow circle: not converged"))
-            top.set_title("\n".join(words), parse_math=False)
+            top.set_title("hollow circle: not converged")
         named = trace.get_legend_handles_labels()[0] if len(order) <= MOST_NAMES else []
         if named or handles:
             grids.legend(fig, [*named, *handles])
     return fig
 
 
-def _bands(points: Mapping[Axes, np.ndarray], spectrum: Spectrum, order: Sequence[int]) -> list[Line2D]:
+def _bands(fig: Figure, points: Mapping[Axes, np.ndarray], spectrum: Spectrum, order: Sequence[int]) -> list[Line2D]:
     """Draw the range of the numbers of as many samples of both, each part and the largest, and a title that says so.
 
     Args:
+        fig: the figure.
         points: the numbers of all parts that lambda_max, trace and its factor are drawn as, by their panels.
         spectrum: the result.
         order: positions of the parts.
@@ -95,12 +95,12 @@ def _bands(points: Mapping[Axes, np.ndarray], spectrum: Spectrum, order: Sequenc
     if matched.refusal(spectrum) is not None:
         return []
     found, own = matched.as_many_of_both(spectrum), matched.own_numbers(spectrum)
-    apart, with_bands = False, list[Axes]()
+    apart, any_band = False, False
     for (ax, drawn), name in zip(points.items(), ("lambda_max", "trace", "trace per uncertainty"), strict=True):
         if name in found and np.isfinite(found[name][list(order)]).all(axis=1).any():
             apart |= _band(ax, spectrum, order, found[name], own[name], drawn)
-            with_bands.append(ax)
-    if not with_bands:
+            any_band = True
+    if not any_band:
         return []
     hessian = spectrum.operator == "hessian"
     who = written.shorten(spectrum.parts[matched.reference(spectrum)], 20)
@@ -114,8 +114,8 @@ def _bands(points: Mapping[Axes, np.ndarray], spectrum: Spectrum, order: Sequenc
         linestyle="none",
         label="G, which the band is of" if hessian else "as compared with the band",
     )
-    title = f"grey: {'G of ' * hessian}draws of the same size\nfrom the part and {who}"
-    with_bands[0].set_title(title, parse_math=False)
+    title = f"grey: {'G of ' * hessian}draws of the same size from the part and {who}"
+    fig.suptitle(title, fontsize=9, parse_math=False)
     return [handle] if apart else []
 
 

@@ -32,6 +32,9 @@ SMALLEST, LARGEST = 6.0, 9.0
 NAMES = 0.3
 """Of the page's width, what names of rows and columns may take."""
 
+BELOW = "below"
+"""The gid of legends that stand below their axes, because these have no room between their points."""
+
 _HANDLE = 0.4  # inches in a legend besides its letters
 _ROUNDS = 2  # a fold changes the layout, and the layout changes the fold
 
@@ -59,6 +62,7 @@ def fit(fig: Figure, room: paper.Room) -> None:
             _thin(axis)
         for ax in fig.axes:
             _fold_labels(ax, fig.axes, unfolded)
+            _fold_inside(ax, unfolded)
         for text in fig.texts:
             _fold(text, fig.get_size_inches()[1 if text.get_rotation() else 0], unfolded)
         for ax, legend in inside:
@@ -172,10 +176,48 @@ def _fold_labels(ax: Axes, others: Sequence[Axes], unfolded: dict[Text, str]) ->
         return
     own, boxes = _inches(ax), [_inches(other) for other in others if other is not ax]
     above = [(b.y0, b.y1) for b in boxes if b.x0 < own.x1 and b.x1 > own.x0]
-    upright = _between((own.y0, own.y1), above, _size(ax)[1])
+    upright = _between((own.y0, own.y1), above, _below_title(ax))
     across = _across(ax, others)
-    for text, width in ((ax.title, across), (ax.xaxis.label, across), (ax.yaxis.label, upright)):
+    fixed = not isinstance(ax.figure.get_layout_engine(), ConstrainedLayoutEngine)  # no room for further lines
+    if fixed:
+        _shorten_lines(ax.title, across)
+    for text, width in (
+        *([] if fixed else [(ax.title, across)]),
+        (ax.xaxis.label, across),
+        (ax.yaxis.label, upright),
+    ):
         _fold(text, width, unfolded)
+
+
+def _below_title(ax: Axes) -> float:
+    """Return how high in inches the figure is below its title."""
+    figure: Any = ax.figure
+    titles = [
+        text for text in figure.texts if text.get_text() and not text.get_rotation() and text.get_position()[1] > 0.9
+    ]
+    edges = [float(text.get_window_extent().y0) / float(figure.dpi) for text in titles]
+    return min([_size(ax)[1], *edges])
+
+
+def _shorten_lines(text: Text, width: float) -> None:
+    """Cut the middle out of lines that are longer than a width in inches in the smallest letters."""
+    size, room = float(text.get_fontsize()), _room(width + 0.06)
+    lines = text.get_text().splitlines()
+    longest = max((_length(line, size, False) for line in lines), default=0.0)
+    if longest <= room:
+        return
+    size = max(SMALLEST, size * room / longest)
+    text.set_fontsize(size)
+    letters = [max(3, int(len(line) * room / max(_length(line, size, False), 1.0))) for line in lines]
+    text.set_text("\n".join(written.shorten(line, n) for line, n in zip(lines, letters, strict=True)))
+
+
+def _fold_inside(ax: Axes, unfolded: dict[Text, str]) -> None:
+    """Fold text in a corner of an axes that would reach beyond the other side."""
+    for text in ax.texts:
+        x, y = text.get_position()
+        if text.get_transform() is ax.transAxes and 0 < x < 1 and 0 < y < 1 and not text.get_rotation():
+            _fold(text, _inches(ax).width, unfolded)
 
 
 def _fold(text: Text, width: float, unfolded: dict[Text, str]) -> None:
@@ -195,7 +237,8 @@ def _fold(text: Text, width: float, unfolded: dict[Text, str]) -> None:
 def _place_legend(ax: Axes, legend: Legend, across: float, unfolded: dict[Text, str]) -> None:
     """Move a legend that would fill its axes below the name of the x axis, and fold its text."""
     drawn, own = legend.get_window_extent(), ax.get_window_extent()
-    if not legend.get_in_layout() and drawn.width < 0.7 * own.width and drawn.height < 0.5 * own.height:
+    small = drawn.width < 0.7 * own.width and drawn.height < 0.5 * own.height
+    if not legend.get_in_layout() and small and legend.get_gid() != BELOW:
         return
     dpi = ax.figure.dpi
     for text in legend.get_texts():
@@ -260,11 +303,13 @@ def _kept(places: Sequence[float], boxes: Sequence[Bbox], *, even: bool) -> list
 
 
 def _drop_numbers(ax: Axes) -> None:
-    """Remove the numbers in the cells of a map where they would touch each other; the colours stay."""
+    """Remove the numbers of a map where some would touch each other or leave their cells; the colours stay."""
     if not any(isinstance(artist, AxesImage | QuadMesh) for artist in ax.get_children()):
         return
     numbers = [text for text in ax.texts if text.get_transform() is ax.transData and not isinstance(text, Annotation)]
-    if touch([text.get_window_extent() for text in numbers]):
+    boxes = [text.get_window_extent() for text in numbers]
+    cell = np.abs(np.diff(ax.transData.transform([(0, 0), (1, 1)]), axis=0)[0])  # cells have the size 1
+    if touch(boxes) or any(box.width > cell[0] or box.height > cell[1] for box in boxes):
         for text in numbers:
             text.remove()
 
