@@ -313,3 +313,20 @@ def test_a_checkpoint_is_drawn_by_its_name_or_else_the_last():
     found = many(3, epochs=(0, 7))
     assert "epoch 7" in plots.cosine_map(found).axes[1].get_title()
     assert "epoch 0" in plots.cosine_map(found, point="epoch-0").axes[1].get_title()
+
+
+def test_the_colour_bar_of_cosines_ends_in_an_arrow_only_where_one_exceeds_it():
+    near = gradients([[1.0, 0, 0], [-0.99, 0.05, 0], [0, 0, 1.0]], [5, 5, 5])
+    far = gradients([[1.0, 0, 0], [0.1, 1.0, 0], [0.1, 0, 1.0]], [1, 10, 100])
+    for found, extend in ((near, "neither"), (far, "neither" if abs(far.cosine).max() > 0.9 else "max")):
+        mesh = plots.cosine_map(found).axes[1].collections[0]
+        assert mesh.colorbar.extend == extend
+
+
+def test_legends_of_many_norms_stand_below_their_axes():
+    for columns in (None, 1, 2):
+        with plots.styled(columns=columns):
+            fig = plots.gradient_norms(many(30))
+        fig.draw_without_rendering()
+        for ax in fig.axes:
+            assert ax.get_legend().get_window_extent().y1 < ax.get_window_extent().y0

@@ -94,3 +94,14 @@ def test_a_title_with_dollars_is_no_formula(draw, result):
     titles = [text for text in draw(result).findobj(Text) if "US$" in text.get_text()]
     assert titles
     assert not any(text.get_parse_math() for text in titles)
+
+
+def test_figures_of_sharpness_say_how_many_numbers_are_not_finite():
+    whole = sharpness()
+    rise = np.array([np.nan, 0.1, np.inf])
+    fig = plots.rises(dataclasses.replace(whole, worst_rise=rise, noise_rise=np.array([np.nan, 0.1, 0.2])))
+    assert [ax.get_title().split("\n")[-1] for ax in fig.axes[:2]] == [
+        "of 3, 2 are not finite",
+        "of 3, 1 is not finite",
+    ]
+    assert not any("finite" in ax.get_title() for ax in plots.rises(whole).axes)

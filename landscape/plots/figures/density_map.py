@@ -79,6 +79,9 @@ def density_map(
             if known is not None and known[1] is not None:
                 _beside(ax, rows, known[0][order], known[1][order], sure[order])
         hollow = "" if spectrum.converged[order].all() else "\nhollow: not converged"
+        if paper.is_narrow():  # no word fits below the narrow panel
+            image.set_xlabel(x + hollow)
+            hollow = ""
         errors = [with_larger_error(spectrum, field).of_error for field in ("lambda_max", "trace")]
         errors = ["draw" if name == "samples" and spectrum.drawn[order].all() else name for name in errors]
         top.set_xlabel(rf"$\lambda_{{\max}}$ ± {'error' if paper.is_narrow() else errors[0]}" + hollow)
@@ -92,5 +95,8 @@ def _beside(ax: Axes, rows: np.ndarray, values: np.ndarray, errors: np.ndarray, 
     area = 9 if len(rows) <= MOST_LABELS else 2
     ax.scatter(values[sure], rows[sure], s=area, color=colour)
     ax.scatter(values[~sure], rows[~sure], s=area, facecolor=ground(), edgecolor=colour, linewidth=0.8, zorder=3)
-    theme.log_scale(ax.xaxis, values)
+    ends = np.concatenate([values - np.nan_to_num(errors), values + np.nan_to_num(errors)])
+    positive = (values > 0).all()
+    theme.log_scale(ax.xaxis, np.concatenate([values, ends[ends > values.min() / 30] if positive else ends]))
+    ax.set_xlim(theme.limits(ax.xaxis, values, ends))
     ax.tick_params(labelleft=False)

@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from landscape.errors import InputError, position, said
-from landscape.plots.layout import grids, paper, theme
+from landscape.plots.layout import fitting, grids, paper, theme
 from landscape.plots.layout.drawable import figure
 from landscape.plots.layout.panels import ground, ink
 from landscape.plots.layout.parts import by_name, colours_by_name, name_places, named, places
@@ -85,7 +85,12 @@ def cosine_map(gradients: Gradients, parts: Sequence[str] | None = None, *, poin
         unknown = ";\ngrey: no gradient above rounding" if np.isnan(between).any() else ""
         image.set_title(f"{_about(gradients, k)}{unknown}", parse_math=False)
         image.title.set_gid(paper.CAPTION)
-        about: dict[str, Any] = {"label": "cosine of the gradients", "extend": "max", "fraction": 0.05, "pad": 0.02}
+        about: dict[str, Any] = {
+            "label": "cosine of the gradients",
+            "extend": "max" if limit < 1 else "neither",
+            "fraction": 0.05,
+            "pad": 0.02,
+        }
         fig.colorbar(mesh, ax=image, **about, **grids.bar_place())
     return fig
 
@@ -175,8 +180,11 @@ def gradient_norms(gradients: Gradients, parts: Sequence[str] | None = None, *, 
         contribution, error = gradients.contribution[k][chosen], _errors(gradients, "contribution")[k][chosen]
         _marks(shares, x, contribution, error, np.full(len(x), False), "o", colours["norm"], "share of the gradient")
         shares.set_ylabel("share of the whole")
+        where: dict[str, Any] = {}
+        if len(chosen) > MOST_NUMBERS:  # there is no place between the points
+            where = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.18), "ncols": 1 if paper.is_narrow() else 3}
         for ax in (sizes, shares):
-            ax.legend(frameon=False, fontsize="small")
+            ax.legend(frameon=False, fontsize="small", **where).set_gid(fitting.BELOW if where else None)
             name_places(ax, gradients, chosen)
         sizes.set_xlim(shares.get_xlim())  # without any gradient it has no limits of its own
         fig.suptitle(_about(gradients, k), fontsize=9, parse_math=False)

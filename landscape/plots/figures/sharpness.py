@@ -52,14 +52,19 @@ def rises(sharpness: Sharpness, parts: Sequence[str] | None = None) -> Figure:
         theme.log_scale(ball.yaxis, _known(first - errors[1], worst - errors[0]))
         kind = "adaptive " if sharpness.adaptive else ""
         ball.set_ylabel("rise (units of the loss)")
-        ball.set_title(f"within {kind}rho = {sharpness.rho:g}\nfilled: largest found; hollow: one step of SAM")
+        ball.set_title(
+            f"within {kind}rho = {sharpness.rho:g}\nfilled: largest found; hollow: one step of SAM"
+            + _not_finite(worst, first)
+        )
         over_samples = _over_samples(sharpness, "noise_rise", order)
         both = np.hypot(np.nan_to_num(sharpness.noise_rise_stderr[order]), over_samples)
         _errors(noise, x, sharpness.noise_rise[order], both, shades)
         noise.set_ylabel("rise (units of the loss)")
         over = f"mean ± s.e. over {sharpness.draws} directions" if sharpness.draws > 1 else "in one direction"
         over += (" and" if sharpness.draws > 1 else ", ± s.e. over") + " samples" if over_samples.any() else ""
-        noise.set_title(f"under noise of {sharpness.sigma:g} of each filter\n{over}")
+        noise.set_title(
+            f"under noise of {sharpness.sigma:g} of each filter\n{over}{_not_finite(sharpness.noise_rise[order])}"
+        )
         radius, spread = sharpness.doubling_radius[order], sharpness.doubling_radius_spread[order]
         _errors(doubling, x, np.where(np.isinf(radius), np.nan, radius), spread, shades)
         doubling.set_ylabel("noise relative to filters")
@@ -116,6 +121,12 @@ def _errors(ax: Axes, x: np.ndarray, values: np.ndarray, errors: np.ndarray, sha
     _points(ax, x, values, errors, shades)
     # An error that reaches zero has no end on a logarithmic axis.
     theme.log_scale(ax.yaxis, _known(values - np.nan_to_num(errors), values))
+
+
+def _not_finite(*values: np.ndarray) -> str:
+    """Return a line of a title that says of how many parts numbers are missing."""
+    missing = int((~np.isfinite(np.stack(values))).any(axis=0).sum())
+    return f"\nof {len(values[0])}, {missing} {'is' if missing == 1 else 'are'} not finite" if missing else ""
 
 
 def _known(*values: np.ndarray) -> np.ndarray:
