@@ -126,9 +126,8 @@ def test_every_kind_is_as_wide_as_its_columns_and_can_be_read(name, kind, column
     check(of_kind(name, kind, columns), columns)
 
 
-def with_errors():
+def with_errors(found):
     """Gradients with errors over samples, which their figures have a longer title for."""
-    found = results()["gradients"]
     names = [field.name for field in dataclasses.fields(found) if field.name.endswith("_sampling_stderr")]
     values = {name: getattr(found, name.removesuffix("_sampling_stderr")) for name in names}
     known = {name: 0.1 * np.abs(value) for name, value in values.items() if value is not None}
@@ -152,7 +151,7 @@ OTHERS = {
     ),
     "qualities side by side": lambda: plots.compare_quality(dict.fromkeys("ab", results()["features"])),
     "sweep": lambda: plots.sweep({"groups G": {g: [history()] for g in range(1, 11)}, "Z": {1e-4: [history()]}}),
-    "norms with errors": lambda: plots.gradient_norms(with_errors()),
+    "norms with errors": lambda: plots.gradient_norms(with_errors(results()["gradients"])),
     "runs side by side": lambda: plots.gradient_cosines(dict.fromkeys("abc", results()["gradients"])),
 }
 
@@ -197,14 +196,12 @@ def test_panels_keep_their_size_beside_long_titles_and_legends():
 
 
 def test_numbers_stand_only_in_cells_that_hold_them():
-    for size, there in ((0.2, False), (0.6, True)):
-        fig = theme.figure(3 * size, 3 * size)
-        ax = fig.add_axes((0, 0, 1, 1))
-        ax.pcolormesh([-0.5, 0.5, 1.5, 2.5], [-0.5, 0.5], np.ones((1, 3)))
-        ax.text(1, 0, "0.38\n±0.07", ha="center", va="center", fontsize=6.5)
-        fig.draw_without_rendering()
-        fitting._drop_numbers(ax)
-        assert bool(ax.texts) == there
+    for n, columns, there in ((8, 1, False), (3, 2, True)):
+        fig = laid_out(lambda n=n: plots.cosine_map(with_errors(many(n))), columns)
+        for ax in fig.axes[:2]:
+            cell = np.abs(np.diff(ax.transData.transform([(0, 0), (1, 1)]), axis=0)[0])
+            assert bool(ax.texts) == there
+            assert all(text.get_window_extent().width <= cell[0] for text in ax.texts)
 
 
 def test_words_in_a_corner_stay_within_their_panel():

@@ -31,6 +31,7 @@ Counted: TypeAlias = Distances | Features | Gradients | Sensitivity | Sharpness 
 
 MOST_PARTS = 12
 """More parts than this are joined into groups, unless they are asked for."""
+_LAST = 3  # the hue of the last part
 _COUNTS = {"many": f"many (over {MANY} training samples each)", "few": f"few (under {FEW})"}
 
 
@@ -62,9 +63,10 @@ def joined(surface: S, parts: Sequence[str] | None) -> tuple[S, list[int], str]:
 def colours(result: Result, chosen: Sequence[int]) -> list[str]:
     """Return the colours of parts, the same in all figures of results that have the same parts.
 
-    A part has the hue of its position among the result's parts. Of more parts than there are hues, those that are drawn
-    have the hues by their training samples if they are few, and otherwise shades in the order of the drawing. Groups
-    that were added to the parts, with which they overlap, have the colour of letters, and then hues from the last on.
+    A part has the hue of its position among the result's parts; the last one's is farthest from the first one's, so
+    that the most frequent and the rarest differ most. Of more parts than there are hues, those that are drawn have the
+    hues by their training samples if they are few, and otherwise shades in the order of the drawing. Groups that were
+    added to the parts, with which they overlap, have the colour of letters, and then hues from the last on.
 
     Args:
         result: has the parts.
@@ -80,7 +82,8 @@ def colours(result: Result, chosen: Sequence[int]) -> list[str]:
     if len(own) > len(hues):
         own = by_count(result, sorted(set(drawn)))
     many = len(own) > len(hues)
-    found = dict(zip(drawn, theme.shades(len(drawn)), strict=True) if many else zip(own, hues, strict=False))
+    ordered = [*[hues[i] for i in range(len(hues)) if i != _LAST][: max(1, len(own) - 1)], hues[_LAST]]
+    found = dict(zip(drawn, theme.shades(len(drawn)), strict=True) if many else zip(own, ordered, strict=False))
     found |= dict(zip(groups, itertools.cycle([theme.ink(), *reversed(hues)]), strict=False))
     return [found[p] for p in chosen]
 
