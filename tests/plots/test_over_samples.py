@@ -119,7 +119,7 @@ def test_beside_a_band_of_g_stands_the_number_of_g_that_the_test_compares(activa
             assert (there.min(), there.max()) == pytest.approx((t.low, t.high))
     assert diamonds(ratio) == []
     assert fig.legends[0].get_texts()[-1].get_text() == "G, which the band is of"
-    assert fig.get_suptitle() == "grey: G of draws of the same size from the part and 0"
+    assert fig.get_suptitle() == "grey: G of as many samples of the part and 0"
     assert ratio.get_ylabel().startswith("Tr($G$)" if activation is nn.Tanh else "trace")
     bars = [trace.containers[i].lines[2][0].get_segments()[0][:, 1] for i in range(4)]
     both = np.hypot(spectrum.trace_sampling_stderr, spectrum.trace_stderr if activation is nn.Tanh else 0)

@@ -103,7 +103,7 @@ def _bands(fig: Figure, points: Mapping[Axes, np.ndarray], spectrum: Spectrum, o
     if not any_band:
         return []
     hessian = spectrum.operator == "hessian"
-    who = written.shorten(spectrum.parts[matched.reference(spectrum)], 20)
+    who = written.shorten(spectrum.parts[matched.reference(spectrum)], 12)
     handle = Line2D(
         [],
         [],
@@ -114,7 +114,7 @@ def _bands(fig: Figure, points: Mapping[Axes, np.ndarray], spectrum: Spectrum, o
         linestyle="none",
         label="G, which the band is of" if hessian else "as compared with the band",
     )
-    title = f"grey: {'G of ' * hessian}draws of the same size from the part and {who}"
+    title = f"grey: {'G of ' * hessian}as many samples of the part and {who}"
     fig.suptitle(title, fontsize=9, parse_math=False)
     return [handle] if apart else []
 
