@@ -139,7 +139,7 @@ def test_a_number_of_g_is_drawn_where_the_point_is_another(factor, there):
         assert (
             names[2:] == ["G, which the band is of" if operator == "hessian" else "as compared with the band"] * there
         )
-        assert (": G of draws" in fig.get_suptitle()) == (operator == "hessian")
+        assert (": G of as many" in fig.get_suptitle()) == (operator == "hessian")
 
 
 def test_a_number_of_g_on_the_other_side_of_an_end_is_drawn_however_near(monkeypatch):
