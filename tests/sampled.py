@@ -46,4 +46,5 @@ def of_rows(*parts):
         gram_part=np.repeat(np.arange(len(parts)), sizes),
         gram_sample=np.concatenate([np.arange(n) for n in sizes]),
         gram_sign=np.ones(len(together)),
+        eigenvalue_below=None,
     )

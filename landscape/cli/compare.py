@@ -13,6 +13,7 @@ from landscape.cli.opened import FILE, REGROUP, open_result
 from landscape.cli.options import JSON, command, option
 from landscape.errors import InputError
 from landscape.results import Series, Spectrum
+from landscape.results.foreign import interop
 
 
 @command(
@@ -47,11 +48,11 @@ def compare(
     """Print the numbers of each part, with a column for each file.
 
     For spectra, the table has lambda_max and trace, each with the larger one of its errors: over samples, or of the
-    computation; with --groups or --weights it has the trace, and lambda_max of the Gauss-Newton matrix. For sharpness,
-    it has the loss, its rise within rho and under noise, and the noise that doubles it. For surfaces, it has the loss
-    at the centre, the distance at which it doubles, its largest rise within a radius, and the barrier on a line between
-    checkpoints. A series along training is represented by its last checkpoint, or by those that --at names. Lines below
-    the table name the differences between the files other than the model.
+    computation; with --groups or --weights it has the trace, and lambda_max of the Gauss-Newton or Fisher matrix. For
+    sharpness, it has the loss, its rise within rho and under noise, and the noise that doubles it. For surfaces, it has
+    the loss at the centre, the distance at which it doubles, its largest rise within a radius, and the barrier on a
+    line between checkpoints. A series along training is represented by its last checkpoint, or by those that --at
+    names. Lines below the table name the differences between the files other than the model.
 
     Raises:
         InputError: files that cannot be compared, --at without a series or for a checkpoint that it does not contain,
@@ -64,13 +65,15 @@ def compare(
     names = compared.column_names(files, results, places)
     if match_samples and not all(isinstance(r, Spectrum) for r in results):
         raise InputError("--match-samples compares spectra of landscape hessian, without --groups and --weights")
+    if match_samples:
+        matched.check(files, results, places)
     parts = list(dict.fromkeys(part for r in results for part in r.parts))
     differing = compared.differences(how, names, results, parts)
     console = Console(json=as_json)
     if as_json:
         values = [{"part": p, "values": [compared.numbers(r, p) for r in results]} for p in parts]
         columns = [
-            {"name": n, "file": str(f)} | ({"remark": how.remarks(r)} if how.remarks(r) else {})
+            {"name": n, "file": str(f)} | interop.matrices(r) | ({"remark": how.remarks(r)} if how.remarks(r) else {})
             for n, f, r in zip(names, files, results, strict=True)
         ]
         document = {"kind": results[0].kind, "columns": columns, "rows": values, "notes": differing}

@@ -178,7 +178,11 @@ COMPARISONS: Mapping[str, Comparison] = {
         remarks=lambda spectrum: "",
     ),
     "traces": Comparison(
-        looks={"operator": lambda t: t.operator, "parameters": lambda t: t.size},
+        looks={
+            "operator": lambda t: t.operator,
+            "matrix of lambda_max": lambda t: t.lambda_max_matrix,
+            "parameters": lambda t: t.size,
+        },
         counts={"n_samples": "samples"},
         marks={
             "?": "± ? the error is unknown: one probe cannot tell its own spread, nor can one sample, and rows of both "

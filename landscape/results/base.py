@@ -167,7 +167,9 @@ class Result:
 
         names, rows = interop.long_table(self) if long else interop.part_table(self)
         frame = pd.DataFrame(list(rows), columns=names)
-        return frame if long else frame.set_index(["checkpoint", "part"] if "checkpoint" in names else "part")
+        frame = frame if long else frame.set_index(["checkpoint", "part"] if "checkpoint" in names else "part")
+        frame.attrs = interop.matrices(self)
+        return frame
 
     def to_xarray(self) -> "xr.Dataset":
         """Return all arrays as an xarray data set: dimensions are the axes, names along them are coordinates.

@@ -18,6 +18,7 @@ class Column:
     field: str  # of the result
     error: str | None = None  # the field of its error
     of_error: str = "s.e."  # what the error is
+    above: bool = False  # the error is no standard error: the true number is at most so much larger
     form: Literal["number", "percent", "count"] = "number"
     missing: str = "-"  # what stands for nan
     endless: str = "inf"  # what stands for infinity
@@ -29,6 +30,7 @@ class Column:
     detail: Callable[[Any], str] | None = None  # text after `head`, shown if all results have the same
     cell: Callable[[Any, int], str] | None = None  # the text for a part by its position, if no number
     values: Callable[[Any], tuple[np.ndarray, np.ndarray | None] | None] | None = None  # if not those of the field
+    matrix: str = "operator"  # the field that names the matrix it is of, in results about matrices
     doc: str = ""  # description of `values`; a field has its own description
     when: Callable[[Any], bool] | None = None  # whether the table shows it
     table: bool = True  # whether it is a column of the result's own table

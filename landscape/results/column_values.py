@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from landscape.results.written import matrix
+
 
 def ways(distances: Any) -> tuple[np.ndarray, np.ndarray | None]:
     """Return the distance of each part's convergence point from the start, mean and standard deviation over runs."""
@@ -67,6 +69,16 @@ def _drawn_groups(result: Any) -> Mapping[str, Any] | None:
     groups = result.provenance.get("regrouped")
     found = groups.get("drawn", {}) if isinstance(groups, Mapping) else None
     return found if isinstance(found, Mapping) else None
+
+
+def of_matrix(field: str) -> Callable[[Any], str]:
+    """Return the function that names the matrix which a field of results states, as text after a heading."""
+
+    def words(result: Any) -> str:
+        name = matrix(getattr(result, field))
+        return f"of {name}" if name else ""
+
+    return words
 
 
 def factor(name: str) -> Callable[[Any], tuple[np.ndarray, np.ndarray | None]]:

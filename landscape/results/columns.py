@@ -112,6 +112,11 @@ def _count(head: str, field: str, **more: Any) -> Column:
     return Column(head=head, field=field, form="count", **more)
 
 
+def _samples(field: str, **more: Any) -> Column:
+    """Return the column of the error of a number over samples."""
+    return Column(head="± samples", field=f"{field}_sampling_stderr", after=column_values.of_draw, **more)
+
+
 TRAINED = _count(
     "in training", "train_counts", missing="unknown", table=False, summary="training samples", key="trained"
 )
@@ -227,7 +232,7 @@ TABLES: Mapping[str, Sequence[Column]] = {
             compared=True,
             summary="lambda_max",
         ),
-        Column(head="± samples", field="lambda_max_sampling_stderr", after=column_values.of_draw),
+        _samples("lambda_max"),
         Column(
             head="lambda_min",
             field="lambda_min",
@@ -245,7 +250,7 @@ TABLES: Mapping[str, Sequence[Column]] = {
             compared=True,
             summary="trace",
         ),
-        Column(head="± samples", field="trace_sampling_stderr", after=column_values.of_draw),
+        _samples("trace"),
         *(
             Column(
                 head=heading,
@@ -282,7 +287,8 @@ TABLES: Mapping[str, Sequence[Column]] = {
         ACCURACY,
         *MEASURED,
         Column(
-            head="trace of the weighted loss",
+            head="trace",
+            detail=column_values.of_matrix("operator"),
             field="trace",
             error="trace_stderr",
             of_error="s.e. at most",
@@ -290,17 +296,20 @@ TABLES: Mapping[str, Sequence[Column]] = {
             after_samples=column_values.of_draw,
             compared=True,
         ),
-        Column(head="± samples", field="trace_sampling_stderr", after=column_values.of_draw),
+        _samples("trace"),
         Column(
-            head="lambda_max of G",
+            head="lambda_max",
+            detail=column_values.of_matrix("lambda_max_matrix"),
+            matrix="lambda_max_matrix",
             field="lambda_max",
             error="lambda_max_above",
             of_error="rows left out",
+            above=True,
             samples="lambda_max_sampling_stderr",
             after_samples=column_values.of_draw,
             compared=True,
         ),
-        Column(head="± samples", field="lambda_max_sampling_stderr", after=column_values.of_draw),
+        _samples("lambda_max", matrix="lambda_max_matrix"),
     ),
     "surface": _PLANE,
     "trajectory": _PLANE,
@@ -325,7 +334,7 @@ TABLES: Mapping[str, Sequence[Column]] = {
         ACCURACY,
         *MEASURED,
         Column(head="SAM's step", field="first_order_rise"),
-        Column(head="± samples", field="first_order_rise_sampling_stderr", after=column_values.of_draw),
+        _samples("first_order_rise"),
         Column(
             head="worst rise",
             field="worst_rise",
@@ -336,7 +345,7 @@ TABLES: Mapping[str, Sequence[Column]] = {
             summary="worst rise in the ball",
             key="ball_rise",
         ),
-        Column(head="± samples", field="worst_rise_sampling_stderr", after=column_values.of_draw),
+        _samples("worst_rise"),
         Column(
             head="rise under noise",
             field="noise_rise",
@@ -347,7 +356,7 @@ TABLES: Mapping[str, Sequence[Column]] = {
             compared=True,
             summary="rise under noise",
         ),
-        Column(head="± samples", field="noise_rise_sampling_stderr", after=column_values.of_draw),
+        _samples("noise_rise"),
         Column(
             head="doubling radius",
             field="doubling_radius",
@@ -361,7 +370,7 @@ TABLES: Mapping[str, Sequence[Column]] = {
             summary="doubling noise",
             key="doubling_noise",
         ),
-        Column(head="± samples", field="doubling_radius_sampling_stderr", after=column_values.of_draw),
+        _samples("doubling_radius"),
     ),
     "sensitivity": (
         TRAINED,
@@ -369,11 +378,7 @@ TABLES: Mapping[str, Sequence[Column]] = {
         _DRAWN_LOSS,
         _DRAWN_ACCURACY,
         *_DRAWN_MEASURED,
-        Column(
-            head="changes most along",
-            field="mean_loss_change",
-            cell=lambda s, p: s.directions[s.strongest()[p]],
-        ),
+        Column(head="changes most along", field="mean_loss_change", cell=lambda s, p: s.directions[s.strongest()[p]]),
         Column(
             head="its change",
             field="mean_loss_change",
@@ -422,7 +427,7 @@ TABLES: Mapping[str, Sequence[Column]] = {
             summary="gradient norm",
             key="gradient",
         ),
-        Column(head="± samples", field="norm_sampling_stderr", after=column_values.of_draw),
+        _samples("norm"),
         Column(
             head="cos(g_p, g)",
             field="cosine",
@@ -432,7 +437,7 @@ TABLES: Mapping[str, Sequence[Column]] = {
             summary="cosine with the whole gradient",
             key="agreement",
         ),
-        Column(head="± samples", field="cosine_sampling_stderr", after=column_values.of_draw),
+        _samples("cosine"),
         _of_gradients("along g", "projected"),
         _of_gradients("|h_p|", "specific"),
         _of_gradients("rho_p", "radius"),

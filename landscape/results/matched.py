@@ -2,9 +2,11 @@
 
 Numbers from few samples scatter, and lambda_max of few samples is biased upwards, by up to several times its value. The
 pooled test compares the number of the smaller part with numbers of equally many samples drawn from both parts together.
-lambda_max is that of the Gauss-Newton or Fisher matrix, from the rows that the file stores for both parts. The pairs of
-two models compare traces and curvatures of single samples instead: of a Hessian, the curvatures are its own, and the
-traces are those of its Gauss-Newton part. Each comparison names its matrix.
+lambda_max is that of the Gauss-Newton or Fisher matrix, from the rows that the file stores for both parts; those that
+are not stored bound by how much it is too small. The pairs of two models compare traces and curvatures of single
+samples instead: of a Hessian, the curvatures are its own, and the traces are those of its Gauss-Newton part. Each
+comparison names its matrix. All numbers are of the data: weight decay, which adds as much to the number of any samples,
+is left out, and stated.
 """
 
 from collections.abc import Sequence
@@ -17,8 +19,8 @@ from scipy.special import stdtr
 from landscape.errors import InputError, arg
 from landscape.results import inference, over_samples, permutation
 from landscape.results.permutation import Matched
-from landscape.results.pool import Pool, pool
-from landscape.results.spectrum import Spectrum
+from landscape.results.pool import Pool, decay_of, pool
+from landscape.results.spectrum import Spectrum, of_rows
 
 NUMBERS = ("trace", "trace per uncertainty", "lambda_max", "lambda_max per uncertainty")
 """The compared numbers; those of lambda_max need rows."""
@@ -40,6 +42,7 @@ class Against:
     n: int
     test: Matched
     p: float  # p value of the test, adjusted for all tests of the file (Holm)
+    decay_left_out: float  # what the weight decay adds to each eigenvalue of the matrix, and the number does not have
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +56,7 @@ class Paired:
     difference: float  # second minus first
     stderr: float
     p: float  # by Student's t, adjusted for all tests of the pair of files (Holm)
+    decay_left_out: tuple[float, float]  # as above, of the first model and of the second
 
 
 def reference(found: Spectrum) -> int:
@@ -123,6 +127,12 @@ class Pair:
         first = np.where(self.together.part == 0, self.copies, 0.0)
         return self.numbers(first / first.sum())
 
+    def above(self, weights: np.ndarray) -> np.ndarray:
+        """Return by how much the numbers for any weights are at most larger with the rows that are not stored, (k,)."""
+        below, left = float(weights @ self.together.uncertainty), self.together.left_out(weights)
+        found = {"lambda_max": left, "lambda_max per uncertainty": left / below if below > 0 else 0.0}
+        return np.array([found.get(name, 0.0) for name in self.names])
+
     @property
     def errors(self) -> np.ndarray:
         """Standard errors of the numbers of both parts because their samples are draws, (2, k)."""
@@ -144,6 +154,7 @@ class Pair:
             self.together.part == 0,
             self.copies,
             errors=self.errors,
+            above=self.above,
             repetitions=repetitions,
             trials=trials,
             seed=seed,
@@ -273,18 +284,21 @@ def against_largest(
         tests += [(found.parts[p], name, two.size, test) for name, test in made.items()]
     adjusted = permutation.adjusted(np.array([test.p for *_, test in tests]))
     return [
-        Against(part=part, number=name, matrix=of_rows(found), n=n, test=test, p=float(p))
+        Against(
+            part=part,
+            number=name,
+            matrix=of_rows(found.operator),
+            n=n,
+            test=test,
+            p=float(p),
+            decay_left_out=decay_of(found),
+        )
         for (part, name, n, test), p in zip(tests, adjusted, strict=True)
     ]
 
 
-def of_rows(found: Spectrum) -> str:
-    """Return the matrix of whose rows and traces a spectrum knows samples: of a Hessian, its Gauss-Newton part."""
-    return "ggn" if found.operator == "hessian" else found.operator
-
-
 def own_numbers(found: Spectrum) -> dict[str, np.ndarray]:
-    """Return the numbers of each part that are compared with as many samples of both, of the matrix `of_rows`.
+    """Return the numbers of each part that are compared with as many samples of both, of the matrix of the rows.
 
     They are not those of the tables where these are of the Hessian, hold the weight decay, or are sums over draws.
 
@@ -305,6 +319,23 @@ def own_numbers(found: Spectrum) -> dict[str, np.ndarray]:
         for name, value in zip(two.names, two.own, strict=True):
             made.setdefault(name, np.full(len(found.parts), np.nan))[p] = value
     return made
+
+
+def own_above(found: Spectrum) -> np.ndarray:
+    """Return by how much lambda_max of `own_numbers` is at most larger with the rows that are not stored.
+
+    Args:
+        found: as for `own_numbers`, of which `refusal` is None.
+
+    Returns:
+        (P,); nan for the largest part, without rows, and where it is unknown.
+    """
+    largest, above = reference(found), np.full(len(found.parts), np.nan)
+    for p in (p for p in range(len(found.parts)) if p != largest):
+        two = _two(found, p, largest)
+        first = np.where(two.together.part == 0, two.copies, 0.0)
+        above[p] = two.together.left_out(first / first.sum())
+    return above
 
 
 def as_many_of_both(found: Spectrum, *, repetitions: int | None = None, seed: int = 0) -> dict[str, np.ndarray]:
@@ -366,6 +397,7 @@ def paired(first: Spectrum, second: Spectrum) -> list[Paired]:
             difference=difference,
             stderr=error,
             p=float(p),
+            decay_left_out=(decay_of(first), decay_of(second)),
         )
         for (part, name, n, difference, error, _), p in zip(found, adjusted, strict=True)
     ]
@@ -392,7 +424,7 @@ def _matrix(first: Spectrum, second: Spectrum, number: str) -> str:
     both = [first, second]
     names = [found.operator for found in both]
     if number.startswith("trace") and (names[0] != names[1] or any(map(over_samples.of_gauss_newton, both))):
-        names = [of_rows(found) for found in both]
+        names = [of_rows(name) for name in names]
     return names[0] if names[0] == names[1] else f"{names[1]} less {names[0]}"
 
 

@@ -26,6 +26,8 @@ class Matched:
     p: float  # two-sided
     resolution: float  # the smallest p that this many draws, and this many samples, can give
     power: float  # estimated probability that a true ratio of `RATIO` gives a p of at most 5 %; nan if left out
+    above: float  # the value is at most so much larger, because it is only known from below; nan if that is unknown
+    range_above: float  # and so are the quantiles
 
 
 def matched(
@@ -34,6 +36,7 @@ def matched(
     copies: np.ndarray,
     *,
     errors: np.ndarray | float = 0.0,
+    above: Callable[[np.ndarray], np.ndarray] | None = None,
     repetitions: int = 1000,
     trials: int = TRIALS,
     seed: int = 0,
@@ -59,6 +62,7 @@ def matched(
         copies: as many samples as each of the pool stands for, (n,): 1, or others where the samples of a part are draws
             with weights.
         errors: (2, k) standard errors of the numbers of both parts because these are known from draws.
+        above: weights -> by how much each number is at most larger, (k,), if it is only known from below.
         repetitions: number of draws, the same for all numbers.
         trials: number of simulated tests for the power; 0 leaves it out.
         seed: of the draws.
@@ -74,9 +78,14 @@ def matched(
     size, same = round(float(copies[first].sum())), np.ones(len(copies))
     own, other = np.broadcast_to(errors, (2, 1) if np.ndim(errors) == 0 else np.shape(errors))
     share = float(copies[~first].sum() / copies.sum())
-    plain = [statistic(weights, same) for weights in drawn(copies, size, repetitions, seed)]
+    plain, off = [], []
+    for weights in drawn(copies, size, repetitions, seed):
+        plain.append(statistic(weights, same))
+        off.append(np.zeros(len(plain[0])) if above is None else above(weights))
     null = _scattered(plain, share * np.hypot(own, other), seed)
-    values = statistic(np.where(first, copies, 0) / copies[first].sum(), same)
+    of_first = np.where(first, copies, 0) / copies[first].sum()
+    values = statistic(of_first, same)
+    most = np.zeros(len(values)) if above is None else above(of_first)
     sharper = share * np.hypot(RATIO * own, other)
     found = [
         _rejected(statistic, weights, copies, size, sharper, seed + 1 + k)
@@ -85,8 +94,8 @@ def matched(
     power = np.mean(found, axis=0) if found else np.full(len(values), np.nan)
     least = max(2 / (1 + repetitions), min(1.0, 2 / math.comb(round(copies.sum()), size)))
     return [
-        _beside(float(value), one, least, float(chance))
-        for value, one, chance in zip(values, null.T, power, strict=True)
+        _beside(float(value), one, least, float(chance), float(more), more_of_draws)
+        for value, one, chance, more, more_of_draws in zip(values, null.T, power, most, np.transpose(off), strict=True)
     ]
 
 
@@ -157,10 +166,13 @@ def drawn(copies: np.ndarray, size: int, repetitions: int, seed: int) -> Iterato
         yield weights
 
 
-def _beside(value: float, null: np.ndarray, least: float, power: float) -> Matched:
-    """Compare a number with the numbers of draws from the pool, (R,)."""
+def _beside(
+    value: float, null: np.ndarray, least: float, power: float, above: float, null_above: np.ndarray
+) -> Matched:
+    """Compare a number with the numbers of draws from the pool, (R,), which are at most so much larger, (R,)."""
     tail = min((null >= value).sum(), (null <= value).sum())
-    low, median, high = np.quantile(null, [0.05, 0.5, 0.95])
+    low, median, high = found = np.quantile(null, [0.05, 0.5, 0.95])
+    most = np.quantile(null + null_above, [0.05, 0.5, 0.95])
     return Matched(
         value=value,
         low=float(low),
@@ -169,6 +181,8 @@ def _beside(value: float, null: np.ndarray, least: float, power: float) -> Match
         p=min(1.0, 2 * (1 + int(tail)) / (1 + len(null))),
         resolution=least,
         power=power,
+        above=above,
+        range_above=float((most - found).max()),
     )
 
 

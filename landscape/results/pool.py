@@ -5,19 +5,24 @@ G = sum_j sign_j w_s(j) a_j a_j^T for weights w of the samples, the file gives t
 group of classes, and of any sub-sample or pool of them, and the curvature of one part along the sharpest directions of
 another, without another pass over the data. The rows leave out the trace t_i - sum_j sign_j |a_j|^2 of sample i (sum
 over its own rows, with t_i its whole trace), which bounds the error of the eigenvalues for any weighting.
+
+All this is of the data: the matrices of a spectrum with weight decay have it on each eigenvalue besides (`decay_of`).
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from landscape.errors import InputError
+from landscape.errors import InputError, arg
 from landscape.results.gram import Gram
 from landscape.results.spectrum import Spectrum
 
 MOST_RESAMPLED = 512
 """Eigenvalues of bootstrap draws are computed for parts with at most so many stored rows; for more they take long."""
+WITHOUT_DECAY = ("residual", "empirical-fisher")
+"""Matrices to which weight decay adds nothing."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -30,6 +35,7 @@ class Pool:
     traces: np.ndarray  # (n,) trace of each sample's Gauss-Newton or Fisher matrix
     uncertainty: np.ndarray  # (n,) tr M
     beyond: np.ndarray | None = None  # (n,) estimates of the traces of H - G; 0 for parts without them
+    negative: np.ndarray | None = None  # (parts,) what rows with a negative sign that are left out take away, at most
     gram: Gram | None  # the rows; None for a spectrum that keeps none
 
     @property
@@ -43,7 +49,7 @@ class Pool:
         return weights
 
     def left_out(self, weights: np.ndarray) -> float:
-        """Return the trace that the rows leave out: an upper bound on the error of each eigenvalue.
+        """Return by how much each eigenvalue of the rows is at most too small: the trace that they leave out.
 
         Args:
             weights: (n,) of the samples.
@@ -51,11 +57,17 @@ class Pool:
         Returns:
             The trace; zero if the rows leave out nothing. nan without rows, and if some of them have a negative sign,
             as for a loss that is not convex in the logits: then their traces may cancel, and the file does not hold
-            those of each sign. If only rows that are left out are negative, what they take away is to be added.
+            those of each sign. If only rows that are left out are negative, what they take away is added.
         """
         if self.gram is None or (self.gram.sign < 0).any():
             return float("nan")
-        return max(0.0, float(weights @ (self.traces - self.gram.traces)))  # values below zero are rounding
+        net = max(0.0, float(weights @ (self.traces - self.gram.traces)))  # values below zero are rounding
+        if self.negative is None or not self.negative.any():
+            return net
+        times = np.divide(weights, self.weights, out=np.zeros_like(weights), where=self.weights > 0)
+        most = np.zeros(len(self.negative))
+        np.maximum.at(most, self.part, times)
+        return net + float(most @ self.negative)
 
 
 def pool(found: Spectrum, parts: Sequence[int]) -> Pool:
@@ -72,10 +84,7 @@ def pool(found: Spectrum, parts: Sequence[int]) -> Pool:
         InputError: the spectrum has no fields of single samples.
     """
     if found.sample_trace is None or found.sample_uncertainty is None or found.sample_weight is None:
-        raise InputError(
-            "a spectrum keeps nothing of its samples: it is of an earlier version or was computed without errors over "
-            "samples; compute it again"
-        )
+        raise InputError(without_samples(found))
     own = np.isfinite(found.sample_trace[list(parts)])
     part, first = np.nonzero(own)[0], np.append(0, own.sum(axis=1).cumsum())
     chances = np.full(own.shape, np.nan) if found.sample_chance is None else found.sample_chance[list(parts)]
@@ -83,6 +92,9 @@ def pool(found: Spectrum, parts: Sequence[int]) -> Pool:
         values[list(parts)][own] for values in (found.sample_weight, found.sample_trace, found.sample_uncertainty)
     )
     beyond = None if found.sample_beyond is None else np.nan_to_num(found.sample_beyond[list(parts)][own])
+    negative = np.zeros(len(parts))
+    if found.eigenvalue_below is not None:
+        negative = np.maximum(np.nan_to_num(found.eigenvalue_below[list(parts)]), 0)
     gram = None
     if (
         found.gram is not None
@@ -108,8 +120,50 @@ def pool(found: Spectrum, parts: Sequence[int]) -> Pool:
         traces=traces,
         uncertainty=uncertainty,
         beyond=beyond,
+        negative=negative,
         gram=gram,
     )
+
+
+def without_samples(found: Spectrum, checkpoint: str = "") -> str:
+    """Say why a spectrum has no numbers of single samples, and what to do.
+
+    Args:
+        found: such a spectrum.
+        checkpoint: its name, if it is known to be that of a checkpoint of a series.
+
+    Returns:
+        One line.
+    """
+    hessian, ggn = arg("operator", "hessian"), arg("operator", "ggn")
+    if found.operator == "residual":
+        why = f"the residual H - G has no rows: compute {hessian} or {ggn} in its place"
+    elif checkpoint or found.stated("checkpoints", of=dict) is not None:
+        name = found.stated("checkpoint", of=str) or checkpoint or "the checkpoint"
+        why = f"it is of a series along training, which leaves them out: analyse {name} alone"
+    elif np.isnan(found.n_samples).all():
+        why = f"it is of a matrix without data: compute {hessian} or {ggn} of a network"
+    elif found.stated("options", "sampling_errors", of=bool) is False:
+        why = f"it was computed with {arg('sampling_errors', False)}: compute it again without"
+    else:
+        why = "it is of an earlier version, or of a network that is not evaluated sample by sample: compute it again"
+    return f"a spectrum keeps nothing of its samples: {why}"
+
+
+def decay_of(found: Spectrum) -> float:
+    """Return what the weight decay adds to each eigenvalue of a spectrum's matrices; rows and samples are without it.
+
+    Args:
+        found: the spectrum.
+
+    Returns:
+        The multiple of the identity in these matrices; 0 for those that do not have it.
+    """
+    rest = np.empty(0) if found.eigenvalue_rest is None else found.eigenvalue_rest[np.isfinite(found.eigenvalue_rest)]
+    if found.operator in WITHOUT_DECAY or (len(rest) and not rest.any()):
+        return 0.0
+    stated = found.stated("weight_decay", of=float) or found.stated("weight_decay", of=int) or 0.0
+    return float(stated) if math.isfinite(stated) else 0.0
 
 
 def resampled(
@@ -154,7 +208,7 @@ def overlap(found: Spectrum, *, vectors: int = 1) -> np.ndarray:
 
     Returns:
         (P, P): [a, b] is the trace of part b's Gauss-Newton or Fisher matrix on the directions of a, divided by the
-        trace on its own directions; nan where that is zero.
+        trace on its own directions; nan where that is zero. Weight decay is in both.
 
     Raises:
         InputError: the spectrum has no rows.
@@ -162,7 +216,7 @@ def overlap(found: Spectrum, *, vectors: int = 1) -> np.ndarray:
     together = pool(found, range(len(found.parts)))
     if together.gram is None:
         raise InputError("the spectrum keeps no rows of its parts: compute it again")
-    gram, n_parts = together.gram, len(found.parts)
+    gram, n_parts, decay = together.gram, len(found.parts), decay_of(found)
     shares = np.zeros((n_parts, n_parts))
     for a in range(n_parts):
         directions = gram.restricted(gram.with_weight(together.of(a)))
@@ -171,7 +225,7 @@ def overlap(found: Spectrum, *, vectors: int = 1) -> np.ndarray:
             whole = np.zeros(len(gram.sample))
             whole[gram.with_weight(together.of(a))] = combination
             curvature = together.weights * gram.curvatures(whole)
-            shares[a] += np.bincount(together.part, curvature, minlength=n_parts)
+            shares[a] += np.bincount(together.part, curvature, minlength=n_parts) + decay * combination.any()
     own = shares.diagonal()
     found_shares: np.ndarray = np.divide(shares, own, out=np.full_like(shares, np.nan), where=own > 0)
     return found_shares

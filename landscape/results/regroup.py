@@ -5,7 +5,8 @@ A surface that was computed per class has L_c at every point, and a class-weight
     L_group = sum over c in group of w_c L_c / sum over c in group of w_c,
 
 and so are the accuracy and the trace of the Hessian; its eigenvalues and their density are not. The largest eigenvalue
-of a group's Gauss-Newton matrix follows from the rows that a spectrum stores for all its parts (pool.py). Other
+of a group's Gauss-Newton or Fisher matrix follows from the rows that a spectrum stores for all its parts (pool.py), and
+from its weight decay. Other
 nonlinear quantities (lowest point, doubling radius, worst rise, barrier, verdict) are computed from the group's own
 loss by the same functions as in the analysis: a barrier is not an average of barriers.
 
@@ -28,7 +29,8 @@ from landscape.results.groups import members_of, partition_of, read_weights, sha
 from landscape.results.measures import MEASURES
 from landscape.results.mesh import Grid
 from landscape.results.over_samples import repeated
-from landscape.results.pool import Pool, pool
+from landscape.results.pool import Pool, decay_of, pool
+from landscape.results.spectrum import of_rows
 
 S = TypeVar("S", bound=Surface)
 
@@ -74,7 +76,8 @@ def regroup(
 
     For a spectrum, quantities that are linear in the loss can be joined: the trace, the loss and the accuracy. Their
     standard errors over probes are upper bounds, because the parts use the same probes and may be correlated. If the
-    spectrum has rows of its parts, they give lambda_max of the group's Gauss-Newton matrix.
+    spectrum has rows of its parts, they give lambda_max of the group's Gauss-Newton or Fisher matrix, with the weight
+    decay; `lambda_max_matrix` names it.
 
     Args:
         result: computed per class, or with any parts if groups are given by names. A trajectory remains a trajectory.
@@ -165,6 +168,7 @@ def _traces(
         **_by_rows(spectrum, shares, alike),
         size=spectrum.size,
         operator=spectrum.operator,
+        lambda_max_matrix=of_rows(spectrum.operator),
         provenance=provenance,
     )
 
@@ -174,6 +178,7 @@ def _by_rows(
 ) -> dict[str, np.ndarray]:
     """Return what follows from the samples and rows of the parts, as far as the spectrum has them."""
     groups: list[dict[str, float]] = []
+    decay = decay_of(spectrum)  # shares sum to 1, so groups have the same
     for of, as_one in zip(shares, alike, strict=True) if spectrum.sample_trace is not None else ():
         parts = [p for p, _ in of]
         together = pool(spectrum, parts)
@@ -204,10 +209,7 @@ def _by_rows(
         own = {"trace_sampling_stderr": error(together.whole)}
         if together.gram is not None:
             value, combination = together.gram.top(weights)
-            below = (
-                0.0 if spectrum.eigenvalue_below is None else share @ np.nan_to_num(spectrum.eigenvalue_below[parts])
-            )
-            own |= {"lambda_max": value, "lambda_max_above": together.left_out(weights) + float(below)}
+            own |= {"lambda_max": value + decay, "lambda_max_above": together.left_out(weights)}
             own |= {"lambda_max_sampling_stderr": error(together.gram.curvatures(combination))}
         groups.append(own)
     names = dict.fromkeys(name for own in groups for name in own)  # a group may have no rows where others have some

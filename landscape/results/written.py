@@ -78,6 +78,18 @@ def _decimals(value: float) -> int:
     return max(0, 3 - math.floor(math.log10(abs(value))))
 
 
+def matrix(name: str) -> str:
+    """Write the name of a matrix, with the letters of the Hessian H and its Gauss-Newton part G.
+
+    Args:
+        name: as results state it, or two of them, such as "hessian less ggn".
+
+    Returns:
+        The text.
+    """
+    return " ".join({"hessian": "H", "ggn": "G"}.get(word, word) for word in name.split())
+
+
 def few(names: Sequence[str]) -> str:
     """Write the first five of some names, and how many more there are.
 

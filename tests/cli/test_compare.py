@@ -52,7 +52,7 @@ def test_compare_joins_the_traces_of_spectra_by_groups_and_weights(run, save, tm
     for weights, expected in (("balanced", "3.00 ± 0.20"), (str(tmp_path / "w.json"), "1.50 ± 0.15")):
         code, out, err = run("compare", file, file, "--weights", weights)
         assert (code, err) == (0, [])
-        assert "trace of the weighted loss ± s.e. at most" in out
+        assert "trace of H ± s.e. at most" in out
         assert out.count(expected) == 2
     found = json.loads(run("compare", file, file, "--groups", "head-tail", "--json")[1])
     assert [row["part"] for row in found["rows"]] == ["head", "tail"]

@@ -118,8 +118,11 @@ def test_beside_a_band_of_g_stands_the_number_of_g_that_the_test_compares(activa
             there = ends[np.isclose(ends[:, 0], spectrum.train_counts[p]), 1]
             assert (there.min(), there.max()) == pytest.approx((t.low, t.high))
     assert diamonds(ratio) == []
-    assert fig.legends[0].get_texts()[-1].get_text() == "G, which the band is of"
-    assert fig.get_suptitle() == "grey: G of as many samples of the part and 0"
+    larger = max(t.test.above / t.test.value for t in tests if t.number == "lambda_max")
+    without, kept = ", without decay" * bool(decay), f", lambda_max of kept rows: at most {larger:.0%} larger"
+    label = fig.legends[0].get_texts()[-1].get_text()
+    assert " ".join(label.split()) == f"G, which the band is of{without}{kept}"
+    assert fig.get_suptitle() == f"grey: G of as many samples of the part and 0{without}"
     assert ratio.get_ylabel().startswith("Tr($G$)" if activation is nn.Tanh else "trace")
     bars = [trace.containers[i].lines[2][0].get_segments()[0][:, 1] for i in range(4)]
     both = np.hypot(spectrum.trace_sampling_stderr, spectrum.trace_stderr if activation is nn.Tanh else 0)

@@ -233,6 +233,54 @@ def test_lambda_max_and_its_pool_are_those_of_the_dense_matrices():
     assert ratio.test.value == pytest.approx((A**2).sum() / np.abs(A).max(axis=1).sum())
 
 
+def test_rows_that_are_not_stored_bound_lambda_max_and_its_range():
+    """Against the same draws of a file that stores all rows; half of the samples' rows are not stored in the other."""
+    rng = np.random.default_rng(14)
+    A, B = rows(rng, 8), rows(rng, 24)
+    whole = of_rows(B, A)
+    lengths = np.concatenate([whole.sample_trace[0], whole.sample_trace[1][:8]])
+    kept = np.concatenate([lengths[:24] > np.median(lengths[:24]), lengths[24:] > np.median(lengths[24:])])
+    of_kept = {name: getattr(whole, name)[kept] for name in ("gram_part", "gram_sample", "gram_sign")}
+    some = dataclasses.replace(whole, gram=whole.gram[np.ix_(kept, kept)], **of_kept)
+    every, few = (matched.against_largest(s, repetitions=300, trials=0) for s in (whole, some))
+    for one, other in zip(every, few, strict=True):
+        assert (one.test.above, one.test.range_above) == pytest.approx((0, 0), abs=1e-9)
+        if not one.number.startswith("lambda_max"):
+            assert dataclasses.astuple(one.test) == pytest.approx(dataclasses.astuple(other.test), nan_ok=True)
+            continue
+        below = 1 if one.number == "lambda_max" else np.abs(A).max(axis=1).mean()
+        assert other.test.above == pytest.approx(lengths[24:][~kept[24:]].sum() / 8 / below)
+        for end, most in (
+            ("value", "above"),
+            ("low", "range_above"),
+            ("median", "range_above"),
+            ("high", "range_above"),
+        ):
+            off = getattr(one.test, end) - getattr(other.test, end)
+            assert -1e-9 <= off <= getattr(other.test, most) + 1e-9
+        assert one.test.value - other.test.value > 0.001 * one.test.value  # what is not stored is seen
+    assert matched.own_above(some)[1] == few[2].test.above
+    assert np.isnan(matched.own_above(some)[0])
+    signs = dataclasses.replace(some, gram_sign=np.where(np.arange(kept.sum()) == 0, -1.0, 1.0))
+    of_both_signs = matched.against_largest(signs, repetitions=20, trials=0)[2].test
+    assert np.isnan([of_both_signs.above, of_both_signs.range_above]).all()
+
+
+@pytest.mark.parametrize(("kind", "added"), [("hessian", 0.2), ("ggn", 0.2), ("empirical-fisher", 0.0)])
+def test_comparisons_leave_the_weight_decay_out_and_state_it(kind, added):
+    plain, decayed = (
+        ls.spectrum(six_classes(nn.ReLU, epochs=20, weight_decay=w), operator=kind, trace="exact") for w in (0.0, 0.2)
+    )
+    tests = [matched.against_largest(s, repetitions=20, trials=0) for s in (plain, decayed)]
+    for one, other in zip(*tests, strict=True):
+        assert other.test.value == pytest.approx(one.test.value, rel=1e-6)
+        assert (one.decay_left_out, other.decay_left_out) == (0, added)
+    for one in matched.paired(plain, decayed):
+        assert not abs(one.difference) > 1e-3 * plain.trace.max()  # nan per uncertainty of the empirical Fisher
+        assert one.decay_left_out == (0, added)
+    np.testing.assert_allclose(decayed.trace - plain.trace, added * plain.size, rtol=1e-9, atol=1e-12)
+
+
 def test_more_tests_take_more_draws_so_that_the_smallest_p_stays_small():
     rng = np.random.default_rng(7)
     few, many = ([skewed(rng, n) for n in (9, *[5] * others)] for others in (1, 6))
@@ -362,8 +410,23 @@ def test_what_cannot_be_compared_is_refused():
     a, u = skewed(rng, 10)
     with pytest.raises(InputError, match="one part"):
         matched.against_largest(made([a], [u]))
-    with pytest.raises(InputError, match="nothing of its samples"):
-        matched.against_largest(made([a, a], [u, u], sample_trace=None))
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"operator": "residual"}, ["H - G", arg("operator", "ggn")]),
+        ({"provenance": {"checkpoints": {"a.pt": "0"}, "checkpoint": "a.pt"}}, ["series along training", "a.pt alone"]),
+        ({"provenance": {"options": {"sampling_errors": False}}}, [arg("sampling_errors", False)]),
+        ({"n_samples": np.full(2, np.nan)}, ["matrix without data"]),
+        ({}, ["earlier version"]),
+    ],
+)
+def test_a_spectrum_without_samples_is_refused_with_the_true_reason(changed, named):
+    found = dataclasses.replace(made([np.ones(3)] * 2, [np.ones(3)] * 2, sample_trace=None), **changed)
+    for compared in (matched.against_largest, matched.own_numbers, lambda s: matched.paired(s, s)):
+        with refused(InputError, "nothing of its samples", *named):
+            compared(found)
 
 
 @pytest.mark.parametrize("amount", [np.nan, -1.0, 0.0])

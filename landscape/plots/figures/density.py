@@ -21,8 +21,10 @@ from landscape.plots.layout.parts import positions
 from landscape.plots.layout.symbols import matrix
 from landscape.results import Spectrum, matched, quadrature, written
 from landscape.results.columns import with_larger_error
-from landscape.results.pool import MOST_RESAMPLED, resampled
+from landscape.results.pool import MOST_RESAMPLED, decay_of, resampled
 from landscape.results.quadrature import Axis
+
+_KEPT = 0.02  # lambda_max that is more than this fraction larger with rows that are not stored is marked
 
 
 @figure
@@ -208,9 +210,11 @@ def _at_equal_size(spectrum: Spectrum, parts: Sequence[str]) -> dict[str, str]:
         if one.number in short:
             times = f" {one.test.value / one.test.median:.2g} times" if one.test.median > 0 else ""
             p = f"p = {one.p:.2g}" if one.p >= 0.001 else "p < 0.001"
-            lines.setdefault(one.part, []).append(f"{short[one.number]}{times}, {p}")
+            of_kept = " (kept rows)" if one.test.above > _KEPT * one.test.value else ""
+            lines.setdefault(one.part, []).append(f"{short[one.number]}{times}, {p}{of_kept}")
     largest = written.shorten(largest, 16)
     of = "of G, " if spectrum.operator == "hessian" else ""  # pools of samples have no Hessian
+    of += "without decay, " if decay_of(spectrum) else ""
     return {part: f"at equal n, {of}with {largest}:\n" + "\n".join(found) for part, found in lines.items()}
 
 

@@ -13,10 +13,12 @@ from landscape.plots.layout.panels import ground
 from landscape.plots.layout.parts import by_count, colours, name_places, places, positions
 from landscape.plots.layout.symbols import matrix
 from landscape.results import Spectrum, matched, over_samples, written
+from landscape.results.pool import decay_of
 
 MOST_NAMES = 12
 _MARKERS = "os"  # a second shape where the ten colours are used up
 _OF_BAND = "D"  # the number that a band is of, where it is not the point
+_KEPT = 0.02  # what rows that are not stored may add to lambda_max is named if it is more than this fraction
 _NEAR = 0.015  # closer than this fraction of the axis, it would be drawn over the point
 
 
@@ -29,8 +31,9 @@ def summary(spectrum: Spectrum, parts: Sequence[str] | None = None) -> Figure:
     panels show the two factors of the trace: the uncertainty, mean tr M, and the trace per uncertainty. Otherwise bars
     are the residual and the error of probes. A grey band is the 5 to 95 % range of the number of as many samples of the
     part and the largest part together: a number inside the band may differ only because the part is small. For a
-    Hessian the bands are of its Gauss-Newton part G, because the eigenvalues of few samples are known of G only. A
-    hollow diamond is then the part's own number of G, which is to be compared with the band. An axis is logarithmic if
+    Hessian the bands are of its Gauss-Newton part G, because the eigenvalues of few samples are known of G only; they
+    are without weight decay. A hollow diamond is then the part's own number of G, which is to be compared with the
+    band; the legend says how much larger lambda_max may be if rows are not stored. An axis is logarithmic if
     all its values are positive. Up to 12 parts are named.
 
     Args:
@@ -102,7 +105,8 @@ def _bands(fig: Figure, points: Mapping[Axes, np.ndarray], spectrum: Spectrum, o
             any_band = True
     if not any_band:
         return []
-    hessian = spectrum.operator == "hessian"
+    hessian, without = spectrum.operator == "hessian", ", without decay" if decay_of(spectrum) else ""
+    words = "G, which the band is of" if hessian else "as compared with the band"
     who = written.shorten(spectrum.parts[matched.reference(spectrum)], 12)
     handle = Line2D(
         [],
@@ -112,11 +116,18 @@ def _bands(fig: Figure, points: Mapping[Axes, np.ndarray], spectrum: Spectrum, o
         color=theme.muted(),
         markerfacecolor=ground(),
         linestyle="none",
-        label="G, which the band is of" if hessian else "as compared with the band",
+        label=words + without.replace(" ", "\n", 1) + _of_kept_rows(spectrum, order, own.get("lambda_max")),
     )
-    title = f"grey: {'G of ' * hessian}as many samples of the part and {who}"
+    title = f"grey: {'G of ' * hessian}as many samples of the part and {who}{without}"
     fig.suptitle(title, fontsize=9, parse_math=False)
     return [handle] if apart else []
+
+
+def _of_kept_rows(spectrum: Spectrum, order: Sequence[int], own: np.ndarray | None) -> str:
+    """Say in two lines how much larger lambda_max of these rows may be, if that is more than a little."""
+    above = np.zeros(len(spectrum.parts)) if own is None else matched.own_above(spectrum)
+    more = max((above[p] / own[p] for p in order if own is not None and own[p] > 0 and above[p] >= 0), default=0.0)
+    return f",\nlambda_max of kept rows:\nat most {more:.0%} larger" if more > _KEPT else ""
 
 
 def _band(

@@ -107,7 +107,8 @@ def to_csv(result: Result, path: str | Path, *, overwrite: bool = False) -> None
     """Write the numbers of a result as one table, under a header.
 
     The table of a spectrum or sharpness has a row for each part, that of a series a row for each part at each
-    checkpoint; columns have the names of fields. The table of a surface or trajectory has a row for each part at each
+    checkpoint; columns have the names of fields, and those of spectra and groups begin with the matrices that the
+    numbers are of. The table of a surface or trajectory has a row for each part at each
     point, first grid points, then marks. Any other result is in long form, with a row for each number: its field, its
     position along each axis (by name if there are names), and its value.
 
@@ -163,9 +164,17 @@ def to_json(result: Result) -> str:
     return json.dumps(whole, indent=2, ensure_ascii=False, allow_nan=False)
 
 
+def matrices(result: Result) -> dict[str, str]:
+    """Return what a result states of the matrices that its numbers are of, by the fields; empty for other kinds."""
+    return {name: getattr(result, name) for name in ("operator", "lambda_max_matrix") if hasattr(result, name)}
+
+
 def _table(result: Result) -> tuple[list[str], Iterable[Sequence[Any]]]:
     if isinstance(result, (Spectrum, Traces, Sharpness, Series)):
-        return part_table(result)
+        columns, rows = part_table(result)
+        after, about = columns.index("part") + 1, matrices(result)
+        named = ((*row[:after], *about.values(), *row[after:]) for row in rows)
+        return [*columns[:after], *about, *columns[after:]], named
     if isinstance(result, Surface):
         accuracy = [] if result.accuracy is None else ["accuracy"]
         return ["part", "mark", "x", "y", "loss", *accuracy, "computed", "distance"], _points(result)

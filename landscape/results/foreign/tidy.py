@@ -15,8 +15,11 @@ COLUMNS = (
     "value", "error", "of_error", "exactness",
 )  # fmt: skip
 """The columns of the table. `exactness` is "exact" (over all samples, at the points of a line, up to rounding),
-"converged" or "not converged" (for eigenvalues), "estimated" (with the error in its row), "rounding" (nothing else may
-be left of the number), or empty if none of these is known, as for bounds and for draws without an error."""
+"converged" or "not converged" (for eigenvalues), "bounded" (at most the error in its row larger: rows that are left
+out have this trace, which is itself an estimate for a Hessian of more than four classes), "estimated" (with the error
+in its row), "rounding" (nothing else may be left of the number), or empty if none of these is known, as for bounds and
+for draws without an error. `matrix` is that of the number: of groups of a Hessian, lambda_max is of its Gauss-Newton
+part."""
 
 
 def rows(results: Mapping[Path, Result]) -> Iterator[list[Any]]:
@@ -53,27 +56,28 @@ def _of_checkpoint(file: Path, result: Any, series_facts: Mapping[str, Any]) -> 
         about.get("method") or "",
         data.get("name", "") if isinstance(data, Mapping) else "",
         about.get("split", ""),
-        getattr(result, "operator", ""),
     ]
     counts = getattr(result, "n_samples", None)
     for p, part in enumerate(getattr(result, "parts", ())):
         for number in _numbers(result, p):
-            yield [*head, part, "" if counts is None else counts[p], *number]
+            matrix, *numbers = number
+            yield [*head, matrix, part, "" if counts is None else counts[p], *numbers]
 
 
 def _numbers(result: Any, p: int) -> Iterator[list[Any]]:
-    """Return quantity, value, error, kind of error, and exactness."""
+    """Return the matrix, quantity, value, error, kind of error, and exactness of each number."""
     for column, values, errors in columns.numbers(result):
         value, error = float(values[p]), None if errors is None else float(errors[p])
         if not np.isnan(value):
-            yield [column.name, value, "" if error is None else error, *_exactness(column, result, p, error)]
+            matrix, exactness = getattr(result, column.matrix, ""), _exactness(column, result, p, error)
+            yield [matrix, column.name, value, "" if error is None else error, *exactness]
     if isinstance(result, Spectrum):
         values, residuals = result.ritz_values[p], result.ritz_residuals[p]
         exact = (residuals == 0) & ~result.drawn[p]
         known = np.where(exact, "exact", np.where(result.ritz_converged[p], "converged", "not converged")).tolist()
         for k, (value, residual, exactness) in enumerate(zip(values, residuals, known, strict=True), 1):
             if not np.isnan(value):
-                yield [f"eigenvalue {k}", float(value), float(residual), "residual", exactness]
+                yield [result.operator, f"eigenvalue {k}", float(value), float(residual), "residual", exactness]
 
 
 def _exactness(column: Column, result: Any, p: int, error: float | None) -> tuple[str, str]:
@@ -87,4 +91,5 @@ def _exactness(column: Column, result: Any, p: int, error: float | None) -> tupl
         return column.of_error, "exact"
     if column.sure is not None:
         return column.of_error, "converged" if bool(getattr(result, column.sure)[p]) else "not converged"
-    return column.of_error, "estimated" if np.isfinite(error) and error else ""
+    known = "bounded" if column.above else "estimated"
+    return column.of_error, known if np.isfinite(error) and error else ""
