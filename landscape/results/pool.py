@@ -21,8 +21,6 @@ from landscape.results.spectrum import Spectrum
 
 MOST_RESAMPLED = 512
 """Eigenvalues of bootstrap draws are computed for parts with at most so many stored rows; for more they take long."""
-WITHOUT_DECAY = ("residual", "empirical-fisher")
-"""Matrices to which weight decay adds nothing."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -159,8 +157,10 @@ def decay_of(found: Spectrum) -> float:
     Returns:
         The multiple of the identity in these matrices; 0 for those that do not have it.
     """
+    if found.operator == "residual":  # it is in H and in G
+        return 0.0
     rest = np.empty(0) if found.eigenvalue_rest is None else found.eigenvalue_rest[np.isfinite(found.eigenvalue_rest)]
-    if found.operator in WITHOUT_DECAY or (len(rest) and not rest.any()):
+    if found.operator == "empirical-fisher" or (len(rest) and not rest.any()):
         return 0.0
     stated = found.stated("weight_decay", of=float) or found.stated("weight_decay", of=int) or 0.0
     return float(stated) if math.isfinite(stated) else 0.0

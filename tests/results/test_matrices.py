@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from cases import CASES
 from exact import dense
+from synthetic import classes
 
 import landscape as ls
 from landscape.analyses import pooled
 from landscape.curvature.kinds import KINDS
 from landscape.results import columns
 from landscape.results.foreign import interop, tidy
-from landscape.results.pool import WITHOUT_DECAY, decay_of, overlap, pool
+from landscape.results.pool import decay_of, overlap, pool
 
 OPERATORS = ("hessian", "ggn", "fisher", "empirical-fisher")
 
@@ -44,7 +45,9 @@ def tidy_rows(found):
 
 
 def test_kinds_without_decay_are_those_to_which_it_adds_nothing():
-    assert {name for name, kind in KINDS.items() if not kind.decays} == set(WITHOUT_DECAY)
+    found = dataclasses.replace(classes(1, steps=3), provenance={"weight_decay": 0.5})
+    for name, kind in KINDS.items():
+        assert (decay_of(dataclasses.replace(found, operator=name)) > 0) is kind.decays
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
