@@ -23,7 +23,7 @@ import landscape as ls
 from landscape.curvature import rows
 from landscape.curvature.kinds import KINDS
 from landscape.objective import draws
-from landscape.results import inference, matched, permutation
+from landscape.results import inference, matched, permutation, same_images
 from landscape.results.gram import Gram
 from landscape.results.pool import Pool
 
@@ -187,7 +187,7 @@ def paired(first: dict[str, np.ndarray], second: dict[str, np.ndarray], repetiti
                         (own["trace"][i] * by, own["curvature"][i] * by, own["uncertainty"][i])
                         for own, by in ((first, 1.0), (second, factor * right[0] / right[1]))
                     )
-                    p.append(matched.difference(one, other, name)[2])
+                    p.append(same_images.difference(one, other, name)[2])
                 shares.append(np.mean(np.array(p) <= 0.05))
             cells.append(", ".join(f"{share:.1%}" for share in shares))
         print("| " + " | ".join(cells) + " |", flush=True)

@@ -12,7 +12,7 @@ import numpy as np
 from landscape.cli.console import Console
 from landscape.cli.options import JSON, READING, command
 from landscape.results import Result, hdf5, store
-from landscape.results.columns import ACCURACY, LOSS, MEASURED
+from landscape.results.tables import ACCURACY, LOSS, MEASURED
 
 if TYPE_CHECKING:
     from torch import Tensor

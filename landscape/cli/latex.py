@@ -12,7 +12,7 @@ from typing import Any
 
 from landscape.results import columns
 from landscape.results.column import Column
-from landscape.results.columns import LOSS, SAMPLES
+from landscape.results.tables import LOSS, SAMPLES
 
 _TEX = {c: rf"\{c}" for c in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",

@@ -8,7 +8,7 @@ from typing import Any
 
 from landscape.cli.console import Console
 from landscape.errors import InputError
-from landscape.results import Spectrum, matched, over_samples, permutation, written
+from landscape.results import Spectrum, matched, over_samples, permutation, same_images, written
 from landscape.results.pool import decay_of, without_samples
 
 HEADS = [
@@ -47,7 +47,7 @@ def document(names: Sequence[str], results: Sequence[Spectrum]) -> dict[str, Any
         "paired": [
             {"first": names[0], "second": name, **asdict(one)}
             for name, found in zip(names[1:], results[1:], strict=True)
-            for one in matched.paired(results[0], found)
+            for one in same_images.paired(results[0], found)
         ],
     }
 
@@ -122,7 +122,7 @@ def _show_pair(console: Console, names: tuple[str, str], results: tuple[Spectrum
             written.with_error(one.difference, one.stderr),
             _p(one.p),
         ]
-        for one in matched.paired(*results)
+        for one in same_images.paired(*results)
     ]
     if rows:
         console.table(PAIRED_HEADS, rows, title=f"{names[1]} less {names[0]}, over the same images")
@@ -138,7 +138,7 @@ def _show_pair(console: Console, names: tuple[str, str], results: tuple[Spectrum
                 f"differences leave out the weight decay, {second:.4g} less {first:.4g}, which adds {of_top:.4g} to "
                 f"that of lambda_max and {of_trace:.4g} to that of the trace"
             )
-    reasons = matched.unpaired(*results)
+    reasons = same_images.unpaired(*results)
     for reason in dict.fromkeys(reasons.values()):
         parts = ", ".join(part for part, own in reasons.items() if own == reason)
         console.say(f"{names[1]} and {names[0]} are not compared image by image for {parts}: {reason}")

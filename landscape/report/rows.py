@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from landscape.report.sources import Source
-from landscape.results import KINDS, Result, columns, groups
+from landscape.results import KINDS, Result, columns, groups, tables
 from landscape.results import column as of_results
 
 
@@ -38,7 +38,7 @@ class Column:
 def _columns() -> tuple[Column, ...]:
     """Return the columns of all kinds that have a place in the summary; those of one key are one."""
     found: dict[str, dict[str, of_results.Column]] = {}
-    for kind, table in columns.TABLES.items():
+    for kind, table in tables.TABLES.items():
         for column in table:
             if column.summary:
                 found.setdefault(column.key or column.field, {})[kind] = column

@@ -2,11 +2,11 @@
 
 `axes` defines how a result declares its arrays, `base` what all results can do. `spectrum`, `surface`, `sharpness`,
 `sensitivity`, `distances`, `gradients`, `features` and `history` define the kinds of results: frozen dataclasses of
-NumPy arrays with named axes and units. `columns` defines the columns of their tables; `stack` combines several results.
-`store` and `journal` write and read them in HDF5, `disk` writes files and reads small ones, `hdf5` and `pickles` read
-files that are not trusted. `quadrature`, `grid`, `mesh`, `gram`, `pool`, `inference` and `regroup` compute numbers from
-results; `foreign/` reads and writes files of other programs. The room imports no other room. Begin with `axes`, then
-`spectrum`.
+NumPy arrays with named axes and units. `tables` declares the columns of their tables, which `columns` makes; `stack`
+combines several results. `store` and `journal` write and read them in HDF5, `disk` writes files and reads small ones,
+`hdf5` and `pickles` read files that are not trusted. `quadrature`, `grid`, `mesh`, `gram`, `pool`, `inference` and
+`regroup` compute numbers from results; `foreign/` reads and writes files of other programs. The room imports no other
+room. Begin with `axes`, then `spectrum`.
 """
 
 from typing import TypeVar
@@ -19,8 +19,10 @@ from landscape.results.history import History
 from landscape.results.sensitivity import Sensitivity
 from landscape.results.series import SERIES, Series
 from landscape.results.sharpness import Sharpness
-from landscape.results.spectrum import Overlap, Pilots, RowProducts, Spectrum, Traces
+from landscape.results.spectrum import Spectrum
+from landscape.results.stages import Overlap, Pilots, RowProducts
 from landscape.results.surface import Plane, Points, Surface, Trajectory
+from landscape.results.traces import Traces
 
 __all__ = [
     "KINDS", "Displacements", "Distances", "Features", "Gradients", "History", "Overlap", "Pilots", "Plane", "Points",

@@ -6,9 +6,8 @@ A surface that was computed per class has L_c at every point, and a class-weight
 
 and so are the accuracy and the trace of the Hessian; its eigenvalues and their density are not. The largest eigenvalue
 of a group's Gauss-Newton or Fisher matrix follows from the rows that a spectrum stores for all its parts (pool.py), and
-from its weight decay. Other
-nonlinear quantities (lowest point, doubling radius, worst rise, barrier, verdict) are computed from the group's own
-loss by the same functions as in the analysis: a barrier is not an average of barriers.
+from its weight decay. Other nonlinear quantities (lowest point, doubling radius, worst rise, barrier, verdict) are
+computed from the group's own loss by the same functions as in the analysis: a barrier is not an average of barriers.
 
 Which classes a group has, and their weights w_c, is determined in groups.py.
 """
@@ -30,7 +29,7 @@ from landscape.results.measures import MEASURES
 from landscape.results.mesh import Grid
 from landscape.results.over_samples import repeated
 from landscape.results.pool import Pool, decay_of, pool
-from landscape.results.spectrum import of_rows
+from landscape.results.traces import of_rows
 
 S = TypeVar("S", bound=Surface)
 

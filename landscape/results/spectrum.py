@@ -1,4 +1,4 @@
-"""Spectra of curvature matrices, and what follows from them: traces of groups, overlaps of parts."""
+"""Spectra of curvature matrices."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,6 @@ import numpy as np
 
 from landscape.errors import InputError, arg
 from landscape.results.axes import Bools, Counts, Floats, array, scalar
-from landscape.results.base import Result
 from landscape.results.converged import converged
 from landscape.results.predicted import Predicted
 
@@ -393,97 +392,3 @@ class Spectrum(Predicted):
             "gram_sample": self.gram_sample[rows],
             "gram_sign": self.gram_sign[rows],
         }
-
-
-def of_rows(operator: str) -> str:
-    """Return the name of the matrix whose rows a file of a matrix has: of a Hessian, its Gauss-Newton part."""
-    return "ggn" if operator == "hessian" else operator
-
-
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Traces(Predicted):
-    """Traces of groups of parts. They follow from the traces of the parts, because the trace is linear in the loss.
-
-    lambda_max is of the matrix whose rows the parts have, which is another one than that of the traces for a Hessian.
-    Both contain the weight decay, where the matrix does.
-    """
-
-    kind: ClassVar[str] = "traces"
-    version: ClassVar[int] = 2  # since 2: lambda_max by rows, and errors over samples
-    along: ClassVar[str] = "part"
-
-    parts: tuple[str, ...] = array("part", doc="names of the groups")
-    n_samples: Counts = array("part", unit="samples", doc="samples in the group")
-    train_counts: Counts = array("part", unit="samples", doc="training samples of the group's classes")
-    loss: Floats = array("part", unit="loss", doc="weighted mean loss")
-    loss_stderr: Floats | None = array("part", unit="loss", doc="its standard error over samples", optional=True)
-    accuracy: Floats | None = array("part", doc="weighted mean accuracy; absent without classes", optional=True)
-    accuracy_stderr: Floats | None = array("part", doc="its standard error over samples", optional=True)
-    trace: Floats = array("part", unit="loss", doc="trace of the matrix of this loss")
-    trace_stderr: Floats = array("part", unit="loss", doc="its standard error at most")
-    trace_sampling_stderr: Floats | None = array(
-        "part", unit="loss", doc="its standard error over samples", optional=True
-    )
-    lambda_max: Floats | None = array(
-        "part", unit="loss", doc="largest eigenvalue of `lambda_max_matrix`, from rows of the parts", optional=True
-    )
-    lambda_max_above: Floats | None = array(
-        "part", unit="loss", doc="it is at most this much larger: the trace that the rows leave out", optional=True
-    )
-    lambda_max_sampling_stderr: Floats | None = array(
-        "part", unit="loss", doc="its standard error over samples", optional=True
-    )
-    size: int = scalar(unit="parameters", doc="number of parameters, the order of the matrix")
-    operator: str = scalar(doc="matrix of the traces, as in the spectrum")
-    lambda_max_matrix: str = scalar(
-        doc="matrix of lambda_max: of a Hessian its Gauss-Newton part ggn, as rows are; else that of the traces",
-        default="",
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.lambda_max_matrix:  # as in files of earlier versions
-            object.__setattr__(self, "lambda_max_matrix", of_rows(self.operator))
-
-
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Overlap(Result):
-    """Several parts' matrices on the Ritz vectors and gradients of all parts, from which overlaps are computed."""
-
-    kind: ClassVar[str] = "overlap"
-    version: ClassVar[int] = 1
-    along: ClassVar[str] = "matrix"
-
-    parts: tuple[str, ...] = array("part", doc="names of the parts that the vectors are of")
-    matrices: tuple[str, ...] = array("matrix", doc="names of the parts that the matrices are of")
-    trace: Floats = array("matrix", "part", unit="loss", doc="trace of the matrix on the part's Ritz vectors")
-    along_gradient: Floats = array("matrix", "part", unit="loss", doc="the matrix along the part's gradient")
-
-
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class RowProducts(Result):
-    """Inner products of the rows of all parts of a spectrum, as its fields of the same names; empty if too many."""
-
-    kind: ClassVar[str] = "row-products"
-    version: ClassVar[int] = 1
-    along: ClassVar[str] = "part"
-
-    parts: tuple[str, ...] = array("part", doc="names of the parts")
-    gram: Floats = array("gram_row", "gram_row", unit="loss", doc="inner products of the rows")
-    gram_part: Counts = array("gram_row", doc="position of each row's part", places="part")
-    gram_sample: Counts = array("gram_row", doc="position of its sample among those of the part")
-    gram_sign: Floats = array("gram_row", doc="sign of the row")
-
-
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Pilots(Result):
-    """The samples of each part that pilots chose for a requested accuracy; all samples if a draw would need most."""
-
-    kind: ClassVar[str] = "pilots"
-    version: ClassVar[int] = 1
-    along: ClassVar[str] = "part"
-
-    parts: tuple[str, ...] = array("part", doc="names of the parts")
-    sample_index: Floats = array("part", "sample", doc="position of each draw's sample in the data; nan for none")
-    factor: Floats = array("part", "sample", doc="what its loss is multiplied by; nan for none")
-    uncertainty: Floats = array("part", doc="mean tr M of all samples of a part of weighted draws; else nan")

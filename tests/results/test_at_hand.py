@@ -15,7 +15,7 @@ from synthetic import classes
 
 import landscape as ls
 from landscape.errors import InputError
-from landscape.results import KINDS, columns, store
+from landscape.results import KINDS, columns, store, tables
 from landscape.results.axes import distinct
 from landscape.results.written import number, with_error
 
@@ -328,7 +328,7 @@ def test_without_xarray_the_package_is_named():
 
 
 def test_every_column_is_of_a_field_and_its_error():
-    for kind, table in columns.TABLES.items():
+    for kind, table in tables.TABLES.items():
         of_kind = KINDS["surface" if kind == "line" else kind]
         declared = of_kind.__dataclass_fields__
         for column in table:

@@ -18,7 +18,7 @@ from torch import nn
 import landscape as ls
 from landscape.errors import InputError, arg
 from landscape.objective import draws
-from landscape.results import matched
+from landscape.results import matched, same_images
 
 
 def skewed(rng, n, scale=1.0):
@@ -53,7 +53,7 @@ def test_models_are_compared_image_by_image():
     a, u = skewed(rng, 40)
     first = made([a], [u])
     second = made([1.2 * a], [u])
-    found = matched.paired(first, second)
+    found = same_images.paired(first, second)
     assert [one.number for one in found] == list(matched.NUMBERS)
     trace, ratio = found[:2]
     assert np.isnan([one.p for one in found[2:]]).all()  # no curvature of single samples
@@ -63,20 +63,20 @@ def test_models_are_compared_image_by_image():
     assert ratio.p < trace.p < 0.05
     q = rng.lognormal(size=40)
     first, second = (dataclasses.replace(f, sample_curvature=s * q[None]) for f, s in ((first, 1.0), (second, 1.5)))
-    one, below = matched.paired(first, second)[2:]
+    one, below = same_images.paired(first, second)[2:]
     assert (one.difference, one.stderr) == pytest.approx((0.5 * q.mean(), 0.5 * q.std(ddof=1) / np.sqrt(40)))
     assert below.difference == pytest.approx(0.5 * q.mean() / u.mean())
     left = [np.delete(q, i).mean() / np.delete(u, i).mean() for i in range(40)]
     assert below.stderr == pytest.approx(0.5 * np.sqrt(39 / 40 * np.square(left - np.mean(left)).sum()))
-    assert matched.unpaired(first, second) == {}
+    assert same_images.unpaired(first, second) == {}
     for changed in (
         {"provenance": {"data_sha256": "b"}},
         {"sample_index": second.sample_index + 1},
         {"sample_weight": np.arange(1, 41)[None] / 820},
     ):
         other = dataclasses.replace(second, **changed)
-        assert matched.paired(first, other) == []
-        assert list(matched.unpaired(first, other)) == ["part 0"]
+        assert same_images.paired(first, other) == []
+        assert list(same_images.unpaired(first, other)) == ["part 0"]
 
 
 @pytest.mark.parametrize(("dtype", "units"), [("float32", 1.0), ("float64", 2.0**-29)])
@@ -90,9 +90,9 @@ def test_images_that_differ_by_rounding_are_ties(dtype, units):
         dataclasses.replace(made([a * (1 - by * ulp)], [u]), provenance=about, sample_curvature=2 * a[None])
         for by in (0, 3, 1e5)
     )
-    for one in matched.paired(first, rounded):
+    for one in same_images.paired(first, rounded):
         assert (one.difference, one.stderr, one.p) == (0, 0, 1)
-    trace, ratio, *of_top = matched.paired(first, apart)
+    trace, ratio, *of_top = same_images.paired(first, apart)
     assert trace.difference == pytest.approx(-1e5 * ulp * a.mean(), rel=1e-2)
     assert max(trace.p, ratio.p) < 1
     assert [one.p for one in of_top] == [1, 1]
@@ -120,7 +120,7 @@ def of_network(activation, kind, epochs):
 def test_pairs_name_the_matrix_of_each_number(one, other, of_trace, of_top):
     """The differences are those of the named matrices, by dense ones; no name is shared by two matrices."""
     objectives, files = zip(of_network(*one, 200), of_network(*other, 20), strict=True)
-    found = {p.number: p for p in matched.paired(*files)}
+    found = {p.number: p for p in same_images.paired(*files)}
     for number, names in (("trace", of_trace), ("lambda_max", of_top)):
         assert found[number].matrix == found[f"{number} per uncertainty"].matrix == names
         second, _, first = names.partition(" less ")
@@ -159,14 +159,14 @@ def test_pairs_of_models_with_equal_numbers_per_uncertainty_are_seldom_told_apar
         u = rng.lognormal(sigma=1.5, size=n)
         v = 0.5 * u**0.8 * rng.lognormal(sigma=0.9, size=n)
         one, other = ((w * rng.lognormal(sigma=0.2, size=n), w, w) for w in (u, v))
-        rejected += matched.difference(one, other, "trace per uncertainty")[2] <= 0.05
+        rejected += same_images.difference(one, other, "trace per uncertainty")[2] <= 0.05
     assert rejected / 500 <= 0.07
 
 
 def test_p_values_of_pairs_are_those_of_students_test_adjusted_for_both_numbers():
     rng = np.random.default_rng(4)
     (a, u), (b, v) = skewed(rng, 30), skewed(rng, 30)
-    trace, ratio = matched.paired(made([a], [u]), made([b], [v]))[:2]
+    trace, ratio = same_images.paired(made([a], [u]), made([b], [v]))[:2]
     of_trace = ttest_rel(b, a).pvalue
     known = min(w.sum() ** 2 / (w @ w) for w in (u, v))
     of_ratio = 2 * student.sf(abs(ratio.difference) / ratio.stderr, known - 1)
@@ -275,7 +275,7 @@ def test_comparisons_leave_the_weight_decay_out_and_state_it(kind, added):
     for one, other in zip(*tests, strict=True):
         assert other.test.value == pytest.approx(one.test.value, rel=1e-6)
         assert (one.decay_left_out, other.decay_left_out) == (0, added)
-    for one in matched.paired(plain, decayed):
+    for one in same_images.paired(plain, decayed):
         assert not abs(one.difference) > 1e-3 * plain.trace.max()  # nan per uncertainty of the empirical Fisher
         assert one.decay_left_out == (0, added)
     np.testing.assert_allclose(decayed.trace - plain.trace, added * plain.size, rtol=1e-9, atol=1e-12)
@@ -424,7 +424,7 @@ def test_what_cannot_be_compared_is_refused():
 )
 def test_a_spectrum_without_samples_is_refused_with_the_true_reason(changed, named):
     found = dataclasses.replace(made([np.ones(3)] * 2, [np.ones(3)] * 2, sample_trace=None), **changed)
-    for compared in (matched.against_largest, matched.own_numbers, lambda s: matched.paired(s, s)):
+    for compared in (matched.against_largest, matched.own_numbers, lambda s: same_images.paired(s, s)):
         with refused(InputError, "nothing of its samples", *named):
             compared(found)
 

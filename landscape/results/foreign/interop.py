@@ -108,8 +108,8 @@ def to_csv(result: Result, path: str | Path, *, overwrite: bool = False) -> None
 
     The table of a spectrum or sharpness has a row for each part, that of a series a row for each part at each
     checkpoint; columns have the names of fields, and those of spectra and groups begin with the matrices that the
-    numbers are of. The table of a surface or trajectory has a row for each part at each
-    point, first grid points, then marks. Any other result is in long form, with a row for each number: its field, its
+    numbers are of. The table of a surface or trajectory has a row for each part at each point, first grid points, then
+    marks. Any other result is in long form, with a row for each number: its field, its
     position along each axis (by name if there are names), and its value.
 
     Args:
