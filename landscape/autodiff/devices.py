@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from landscape.autodiff.wide import place
 from landscape.errors import InputError, arg, one_line
 
 
@@ -36,6 +37,16 @@ def choose(name: str | torch.device | None) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise InputError(f"{arg('device', name)} cannot be used here: {one_line(error)}") from error
     return device
+
+
+def choose_for(name: str | torch.device | None, dtype: torch.dtype) -> torch.device:
+    """Return a device as `choose`, or refuse a type of numbers that is unknown or that the device lacks."""
+    where = choose(name)
+    if dtype not in {torch.float32, torch.float64}:
+        raise InputError(f"{arg('dtype', dtype)} is unknown: choose float32 or float64")
+    if dtype == torch.float64 and place(where) != where:
+        raise InputError(f"the device {where} has no float64: give {arg('device', 'cpu')} or leave out {arg('dtype')}")
+    return where
 
 
 @contextmanager

@@ -395,14 +395,14 @@ def _doubts(console: Console, found: Spectrum) -> None:
             f"{found.lambda_max[p]:.4g}{after}; {further.remedy(found, p)}"
         )
     options = found.provenance["options"]
-    if options.get("trace_tol") is options.get("accuracy") is None:  # otherwise a warning says what was not reached
+    if options.get("trace_tol") is None and options.get("accuracy") is None:  # else a warning says what was not reached
         from_samples = 0.0 if found.trace_sampling_stderr is None else np.nan_to_num(found.trace_sampling_stderr)
         rough = found.trace_stderr > np.fmax(ROUGH * np.abs(found.trace), from_samples)
         if rough.any():
             who = few([found.parts[p] for p in np.flatnonzero(rough)])
             console.note(
-                f"the trace of {who} comes from few probes, with an error above {_percent(ROUGH)} of it: "
-                f"{arg('trace_tol', 0.1)} draws as many as it takes"
+                f"the trace of {who} is an estimate with an error above {_percent(ROUGH)} of it: "
+                f"{arg('trace_tol', 0.1)} draws as many probes as an error of a tenth needs"
             )
     if found.largest_at_most is None:
         return

@@ -96,18 +96,6 @@ def check(objective: "Objective", origin: nn.Module) -> Kept:
     return memory.halving(partial(_checked, objective, origin))
 
 
-def described(objective: "Objective") -> str:
-    """Describe an objective in one line, for those who print it."""
-    names, counts = objective.partition.names, objective.counts
-    some = [f"{name} ({n:,})" for name, n in zip(names[:4], counts, strict=False)] + ["..."] * (len(names) > 4)
-    dtype = str(objective.dtype).removeprefix("torch.")
-    return (
-        f"<Objective: {objective.source.get('loss')} of {type(objective.model).__name__}, {len(objective.theta):,} "
-        f"tensors of {objective.layout.size:,} parameters, on {objective.samples.name}: {', '.join(some)}; {dtype} on "
-        f"{objective.device}>"
-    )
-
-
 def reason(objective: "Objective", inputs: Tree) -> str:
     """Say why the losses of some samples are not finite, for a message."""
     return overflow.explained(

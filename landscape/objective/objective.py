@@ -75,7 +75,15 @@ class Objective:
     draws: Draws | None = None  # what the samples are, where they stand for those of another objective
     known: Known = field(repr=False, default_factory=Known)  # of the network's code; shared by objectives of that
     team: distributed.Team = distributed.ALONE  # the processes that take each part's sums together, see `shared`
-    __repr__ = contract.described
+
+    def __repr__(self) -> str:
+        parts = [f"{name} ({n:,})" for name, n in zip(self.partition.names[:4], self.counts, strict=False)]
+        shown = ", ".join([*parts, *["..."] * (len(self.partition) > 4)])
+        dtype = str(self.dtype).removeprefix("torch.")
+        return (
+            f"<Objective: {self.source.get('loss')} of {type(self.model).__name__}, {self.layout.size:,} parameters, "
+            f"on {self.samples.name}: {shown}; {dtype} on {self.device}>"
+        )
 
     @classmethod
     @checked
@@ -130,7 +138,7 @@ class Objective:
             DataError: a part without samples.
             NumericalError: the loss is not finite.
         """
-        where = _checked_device(device, dtype)
+        where = devices.choose_for(device, dtype)
         if batch_size < 1:
             raise InputError(f"{arg('batch_size')} must be at least 1, got {batch_size}")
         if not 0 <= weight_decay < math.inf:
@@ -476,16 +484,6 @@ class Objective:
         if of_task is None or not outputs.measurable:
             return None
         return lambda z, targets: weighed_right(of_task, self.draws)(outputs.restore(z), targets)
-
-
-def _checked_device(device: str | torch.device | None, dtype: torch.dtype) -> torch.device:
-    """Return the device, or refuse a type of numbers that is unknown or that the device lacks."""
-    where = devices.choose(device)
-    if dtype not in {torch.float32, torch.float64}:
-        raise InputError(f"{arg('dtype', dtype)} is unknown: choose float32 or float64")
-    if dtype == torch.float64 and place(where) != where:
-        raise InputError(f"the device {where} has no float64: give {arg('device', 'cpu')} or leave out {arg('dtype')}")
-    return where
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -141,7 +141,7 @@ def test_a_trace_that_is_rough_names_the_remedy_unless_one_was_asked_for():
         console = Said()
         # private: as above
         hessian._doubts(console, dataclasses.replace(found, provenance={"options": options | given}))
-        rough = [note for note in console.notes if note.startswith(f"the trace of {found.parts[1]} comes from few")]
+        rough = [note for note in console.notes if note.startswith(f"the trace of {found.parts[1]} is an estimate")]
         assert len(rough) == notes
 
 

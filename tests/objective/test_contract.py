@@ -443,8 +443,7 @@ def test_an_objective_and_its_samples_are_described_in_a_line():
     inputs = torch.randn(300, 3)
     found = ls.make_objective(nn.Linear(3, 7), (inputs, torch.arange(300) % 7), parts="class")
     assert repr(found) == (
-        "<Objective: ce of Linear, 2 tensors of 28 parameters, on dataset: 0 (43), 1 (43), 2 (43), 3 (43), ...; "
-        "float32 on cpu>"
+        "<Objective: ce of Linear, 28 parameters, on dataset: 0 (43), 1 (43), 2 (43), 3 (43), ...; float32 on cpu>"
     )
     assert repr(found.samples) == "<Samples: dataset, train split, 300 samples of 7 classes>"
     other = ls.make_objective(nn.Linear(3, 1), (inputs, inputs[:, :1]), task="regression")
