@@ -23,6 +23,8 @@ from landscape.results.traces import of_rows
 NUMBERS = ("trace", "trace per uncertainty", "lambda_max", "lambda_max per uncertainty")
 """The compared numbers; those of lambda_max need rows."""
 
+MARKED = 0.02
+"""Figures mark lambda_max if rows that are not stored may add more than this fraction to it."""
 LEAST_DRAWS = 50
 """Of fewer draws with weights, too many are alike: with 10 to 25 the test rejects a true hypothesis in 10 to 25 %."""
 _FEW_PARTS = 20  # for which a thousand draws of each take no longer than drawing the figure

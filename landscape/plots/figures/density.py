@@ -24,8 +24,6 @@ from landscape.results.columns import with_larger_error
 from landscape.results.pool import MOST_RESAMPLED, decay_of, resampled
 from landscape.results.quadrature import Axis
 
-_KEPT = 0.02  # lambda_max that is more than this fraction larger with rows that are not stored is marked
-
 
 @figure
 def density(
@@ -210,7 +208,7 @@ def _at_equal_size(spectrum: Spectrum, parts: Sequence[str]) -> dict[str, str]:
         if one.number in short:
             times = f" {one.test.value / one.test.median:.2g} times" if one.test.median > 0 else ""
             p = f"p = {one.p:.2g}" if one.p >= 0.001 else "p < 0.001"
-            of_kept = " (kept rows)" if one.test.above > _KEPT * one.test.value else ""
+            of_kept = " (kept rows)" if one.test.above > matched.MARKED * one.test.value else ""
             lines.setdefault(one.part, []).append(f"{short[one.number]}{times}, {p}{of_kept}")
     largest = written.shorten(largest, 16)
     of = "of G, " if spectrum.operator == "hessian" else ""  # pools of samples have no Hessian

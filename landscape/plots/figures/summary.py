@@ -18,7 +18,6 @@ from landscape.results.pool import decay_of
 MOST_NAMES = 12
 _MARKERS = "os"  # a second shape where the ten colours are used up
 _OF_BAND = "D"  # the number that a band is of, where it is not the point
-_KEPT = 0.02  # what rows that are not stored may add to lambda_max is named if it is more than this fraction
 _NEAR = 0.015  # closer than this fraction of the axis, it would be drawn over the point
 
 
@@ -124,10 +123,10 @@ def _bands(fig: Figure, points: Mapping[Axes, np.ndarray], spectrum: Spectrum, o
 
 
 def _of_kept_rows(spectrum: Spectrum, order: Sequence[int], own: np.ndarray | None) -> str:
-    """Say in two lines how much larger lambda_max of these rows may be, if that is more than a little."""
+    """Say how much larger lambda_max of these rows may be, if that is more than a little."""
     above = np.zeros(len(spectrum.parts)) if own is None else matched.own_above(spectrum)
     more = max((above[p] / own[p] for p in order if own is not None and own[p] > 0 and above[p] >= 0), default=0.0)
-    return f",\nlambda_max of kept rows:\nat most {more:.0%} larger" if more > _KEPT else ""
+    return f",\nlambda_max of kept rows:\nat most {more:.0%} larger" if more > matched.MARKED else ""
 
 
 def _band(
